@@ -1,0 +1,7 @@
+//! The tables: CSV as `tabdump` prints it, to typed rows, to what they say of one node.
+//!
+//! Owns: parsing and evaluation of tables. May not: look into images, litetrees or stores.
+
+mod spec;
+
+pub use spec::*;

@@ -1,0 +1,169 @@
+//! What the tables say, after every default, group, variable and precedence rule has been
+//! applied: the typed hand-over from `tables` to `rules` and the mount.
+//!
+//! Owns: these types. May not: read a file, or know of layers, inodes or FUSE.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// A place in an input file. Lines and columns count from 1; 0 means "the whole file".
+#[derive(Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize)]
+pub struct Origin {
+    /// The file, as it was opened.
+    pub file: PathBuf,
+    /// Line, from 1.
+    pub line: u64,
+    /// Column in bytes, from 1.
+    pub column: u64,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+/// How bad a [`Problem`] is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The row is used, but probably not as meant.
+    Warning,
+    /// The row is left out.
+    Error,
+}
+
+/// One finding about the input: where, what, and what to do.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Problem {
+    /// Where.
+    pub at: Origin,
+    /// Error or warning.
+    pub severity: Severity,
+    /// What is wrong, in one sentence.
+    pub message: String,
+    /// What to do about it.
+    pub help: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.severity {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        write!(f, "{}: {word}: {}", self.at, self.message)?;
+        if self.help.is_empty() {
+            Ok(())
+        } else {
+            write!(f, " ({})", self.help)
+        }
+    }
+}
+
+/// Where writes of a ruled path go and where its contents come from (SEMANTICS section 2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LiteOption {
+    /// Writes to the tmpfs upper, forgotten at reboot.
+    Tmpfs,
+    /// Writes to the persistent upper.
+    Persistent,
+    /// Writes to the local disk upper.
+    Localdisk,
+    /// Every litetree's file, concatenated in order; writes to tmpfs.
+    Con,
+    /// Read-only, from the first litetree that has it.
+    Ro,
+}
+
+/// One effective litefile row of one node.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct RuleRow {
+    /// The path as written, absolute, without a trailing slash (`/` itself is `/`).
+    /// Bytes: file names need not be UTF-8.
+    #[serde(serialize_with = "lossy")]
+    pub path: Vec<u8>,
+    /// Written with a trailing slash: a directory where it exists nowhere.
+    pub dir: bool,
+    /// The option, synonyms resolved.
+    pub option: LiteOption,
+    /// The option began with `link` (matters to `link_view` and strict xCAT checks only).
+    pub link: bool,
+    /// The row it came from.
+    pub at: Origin,
+}
+
+/// `host:path` or a plain path, resolved against this host's names (SEMANTICS section 1).
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Location {
+    /// As the table says it, variables replaced.
+    pub text: String,
+    /// Where this server finds it.
+    pub path: PathBuf,
+    /// `Some((host, exported path))` where it is on another host.
+    pub remote: Option<(String, String)>,
+    /// Must be a mount point's content (remote, or listed in `require_mount`): where nothing is
+    /// mounted there, the store is missing, never what lies under its mount point.
+    pub require_mount: bool,
+}
+
+/// One effective litetree row, in order of use.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct TreeRow {
+    /// The tree.
+    pub location: Location,
+    /// Mount options for a remote one.
+    pub mntopts: String,
+    /// The row's priority.
+    pub priority: i64,
+    /// The row it came from.
+    pub at: Origin,
+}
+
+/// The statelite row of a node: where its persistent files live.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct StoreRow {
+    /// The store, without the node's name.
+    pub location: Location,
+    /// Mount options for a remote one.
+    pub mntopts: String,
+    /// The row it came from.
+    pub at: Origin,
+}
+
+/// The image a node runs.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct ImageSpec {
+    /// osimage name.
+    pub name: String,
+    /// osimage.groups.
+    pub groups: Vec<String>,
+    /// The root tree: `linuximage.rootimgdir` + `/rootimg`.
+    pub rootimg: PathBuf,
+}
+
+/// All that the tables say of one node.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct NodeSpec {
+    /// The node's name.
+    pub node: String,
+    /// nodelist.groups, in order.
+    pub groups: Vec<String>,
+    /// Its image.
+    pub image: ImageSpec,
+    /// Effective litefile rows, one a path.
+    pub rules: Vec<RuleRow>,
+    /// Effective litetree rows, in order of use.
+    pub trees: Vec<TreeRow>,
+    /// Where its persistent files live; `None` where no statelite row applies.
+    pub store: Option<StoreRow>,
+    /// What was found wrong on the way; rows with an error are not in the lists above.
+    pub problems: Vec<Problem>,
+}
+
+fn lossy<S: serde::Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&String::from_utf8_lossy(bytes))
+}
