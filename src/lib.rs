@@ -1,4 +1,7 @@
 //! statelite: every diskless node's root as a live merge of image, tmpfs, persistent and
 //! litetree layers, chosen path by path by the litefile rules.
 
+pub mod layer;
+pub mod rules;
+pub mod sys;
 pub mod tables;

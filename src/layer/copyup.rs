@@ -1,0 +1,148 @@
+//! Copy-up: an object of a lower layer comes to the upper whole or not at all, with owner, mode,
+//! times, attributes, ACLs and holes (SEMANTICS section 6).
+//!
+//! The order matters and is the same for every kind: make it under a stage's name (a regular file
+//! without any name), contents, owner, mode (chown clears setuid bits), attributes (chown and
+//! writes clear file capabilities), the number, times last; write it out where the store is to
+//! survive a power cut; then name it. Whatever fails, the stage goes.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags};
+
+use super::{Layer, machinery, store};
+use crate::sys::obj::{self, SetTime, Stat, Xattrs};
+use crate::sys::{Errno, Res, copy};
+
+/// Attributes and contents for the copy.
+#[derive(Debug)]
+pub struct Origin<'a> {
+    /// Type, mode, owner, times, size and device number of the copy.
+    pub stat: Stat,
+    /// The object whose extended attributes are copied, if it has any.
+    pub attrs: Option<&'a OwnedFd>,
+    /// What a regular file contains, in order: descriptors open for reading, and their sizes.
+    pub contents: &'a [(OwnedFd, u64)],
+    /// A symlink's target.
+    pub target: &'a [u8],
+    /// Stored with the copy where it is to keep its number.
+    pub number: Option<u64>,
+}
+
+impl Layer {
+    /// Makes the copy at `name` in `dir`, which has nothing there.
+    ///
+    /// # Errors
+    /// `EEXIST` where something has come to be there; `ENOSPC`, `EDQUOT`, `EIO` as they come, and
+    /// nothing is left behind then.
+    pub fn copy_up(&self, dir: &OwnedFd, name: &[u8], origin: &Origin<'_>) -> Res<()> {
+        if origin.stat.kind() == libc::S_IFREG && self.caps()?.tmpfile {
+            let file = self.copy_unnamed(dir, origin)?;
+            return rustix::fs::linkat(&file, c"", dir, name, AtFlags::EMPTY_PATH);
+        }
+        let work = self.work()?;
+        self.staged(
+            &work,
+            |stage| self.make(&work, stage, origin),
+            |stage, ()| {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let made = rustix::fs::openat(&work, stage, flags, Mode::empty())?;
+                if origin.stat.kind() == libc::S_IFREG {
+                    let file = obj::reopen(&made, OFlags::RDWR)?;
+                    self.fill(&file, origin)?;
+                } else {
+                    self.dress(&made, origin)?;
+                }
+                store::rename(&work, stage, dir, name, RenameFlags::NOREPLACE)
+            },
+        )
+    }
+
+    /// A complete copy of a regular file that has no name (yet): what an open file whose last name
+    /// is gone is written to.
+    ///
+    /// # Errors
+    /// As [`Layer::copy_up`].
+    pub fn copy_unnamed(&self, dir: &OwnedFd, origin: &Origin<'_>) -> Res<OwnedFd> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(dir, c".", flags, Mode::from_raw_mode(0o600))?;
+        self.fill(&file, origin)?;
+        Ok(file)
+    }
+
+    fn fill(&self, file: &OwnedFd, origin: &Origin<'_>) -> Res<()> {
+        match origin.contents {
+            [(from, size)] => copy::contents(from, file, *size)?,
+            many => {
+                let mut at = 0;
+                for (from, size) in many {
+                    at += copy::range(from, 0, file, at, *size)?;
+                }
+            }
+        }
+        self.dress(file, origin)?;
+        if self.spec.upper.as_ref().is_some_and(|upper| upper.durable) {
+            rustix::fs::fsync(file)?;
+        }
+        Ok(())
+    }
+
+    fn make(&self, work: &OwnedFd, stage: &[u8], origin: &Origin<'_>) -> Res<()> {
+        let private = Mode::from_raw_mode(0o600);
+        let kind = match origin.stat.kind() {
+            libc::S_IFDIR => return rustix::fs::mkdirat(work, stage, Mode::from_raw_mode(0o700)),
+            libc::S_IFLNK => return rustix::fs::symlinkat(origin.target, work, stage),
+            libc::S_IFREG => FileType::RegularFile,
+            libc::S_IFIFO => FileType::Fifo,
+            libc::S_IFSOCK => FileType::Socket,
+            libc::S_IFBLK => FileType::BlockDevice,
+            libc::S_IFCHR => FileType::CharacterDevice,
+            _ => return Err(Errno::IO),
+        };
+        rustix::fs::mknodat(work, stage, kind, private, origin.stat.rdev)
+    }
+
+    fn dress(&self, made: &OwnedFd, origin: &Origin<'_>) -> Res<()> {
+        let stat = &origin.stat;
+        obj::chown(made, Some(stat.uid), Some(stat.gid))?;
+        if stat.kind() != libc::S_IFLNK {
+            obj::chmod(made, stat.mode)?;
+        }
+        if let Some(from) = origin.attrs {
+            self.copy_attrs(from, made)?;
+        }
+        if let Some(number) = origin.number {
+            self.store_number(made, number)?;
+        }
+        let time = |(s, n): (i64, u32)| SetTime::At(s, n);
+        obj::set_times(made, time(stat.atime), time(stat.mtime))
+    }
+
+    fn copy_attrs(&self, from: impl AsFd, to: impl AsFd) -> Res<()> {
+        let (from, to) = (Xattrs::of(from), Xattrs::of(to));
+        for name in from.list()?.split_inclusive(|b| *b == 0) {
+            let Ok(name) = CStr::from_bytes_with_nul(name) else {
+                continue;
+            };
+            if machinery::attr_to_view(name.to_bytes()).is_none() {
+                continue;
+            }
+            let value = match from.get(name) {
+                Ok(value) => value,
+                // Gone meanwhile, or listed by a file system that does not hand it out.
+                Err(Errno::NODATA | Errno::OPNOTSUPP) => continue,
+                Err(e) => return Err(e),
+            };
+            match to.set(name, &value, XattrFlags::empty()) {
+                // The store has no such name space (an ACL or a label on tmpfs or NFS, say): the
+                // copy is as good as the store can hold, as with overlayfs' ovl_copy_xattr.
+                Err(Errno::OPNOTSUPP) => tracing::debug!(
+                    layer = self.spec.label, attr = ?name, "the store does not hold this attribute"
+                ),
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+}

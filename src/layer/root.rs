@@ -1,0 +1,166 @@
+//! A layer's root directory: found, kept open, checked for being what it is meant to be, and
+//! found again when it comes back (SEMANTICS section 8).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
+
+use super::LayerSpec;
+use crate::sys::obj::{self, Stat};
+use crate::sys::{Errno, Res};
+
+/// How often a root that is in use is looked at again.
+const RECHECK: Duration = Duration::from_secs(1);
+/// f_type of an automount point on which nothing is mounted yet (include/uapi/linux/magic.h).
+const AUTOFS_MAGIC: u64 = 0x0187;
+
+/// What must be mounted for a directory to be the store it is meant to be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum MountRule {
+    /// Some mount below the root file system (what an automounter makes for a remote store).
+    Any,
+    /// This directory must be a mount point.
+    At(PathBuf),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    fd: Option<Arc<OwnedFd>>,
+    why: Option<String>,
+    checked: Option<Instant>,
+}
+
+/// A root and its health.
+#[derive(Debug, Default)]
+pub(super) struct Root {
+    state: Mutex<State>,
+}
+
+impl Root {
+    pub(super) fn get(&self, spec: &LayerSpec) -> Res<Arc<OwnedFd>> {
+        let mut state = self.state.lock();
+        if state.checked.is_none_or(|at| at.elapsed() >= RECHECK) {
+            state.recheck(spec);
+        }
+        match &state.fd {
+            Some(fd) => Ok(fd.clone()),
+            None if spec.optional => Err(Errno::NOENT),
+            None => Err(Errno::IO),
+        }
+    }
+
+    pub(super) fn missing(&self, spec: &LayerSpec) -> Option<String> {
+        let mut state = self.state.lock();
+        if state.fd.is_none() || state.checked.is_none_or(|at| at.elapsed() >= RECHECK) {
+            state.recheck(spec);
+        }
+        state.why.clone()
+    }
+}
+
+impl State {
+    fn recheck(&mut self, spec: &LayerSpec) {
+        self.checked = Some(Instant::now());
+        match open(spec) {
+            Ok((fd, stat)) => {
+                if self.why.take().is_some() {
+                    tracing::info!(layer = spec.label, path = %spec.base.display(), "is there again");
+                }
+                // The same directory: the open descriptor stays, and with it what it pins.
+                let same = self.fd.as_ref().is_some_and(|held| {
+                    obj::stat(held).is_ok_and(|s| (s.dev, s.ino) == (stat.dev, stat.ino))
+                });
+                if !same {
+                    self.fd = Some(Arc::new(fd));
+                }
+            }
+            Err(why) => {
+                if self.why.is_none() {
+                    tracing::warn!(layer = spec.label, path = %spec.base.display(), %why, "is missing");
+                }
+                self.fd = None;
+                self.why = Some(why);
+            }
+        }
+    }
+}
+
+fn open(spec: &LayerSpec) -> Result<(OwnedFd, Stat), String> {
+    let shown = spec.base.display();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // The administrator's own path: its symlinks are followed, and an automounter mounts.
+    let base =
+        rustix::fs::open(&spec.base, flags, Mode::empty()).map_err(|e| format!("{shown}: {e}"))?;
+    if let Some(rule) = &spec.require_mount {
+        check_mounted(rule, &spec.base, &base)?;
+    }
+    let Some(sub) = &spec.sub else {
+        let stat = obj::stat(&base).map_err(|e| format!("{shown}: {e}"))?;
+        return Ok((base, stat));
+    };
+    let named = |e: Errno| format!("{shown}/{}: {e}", String::from_utf8_lossy(sub));
+    let mut found = obj::open_beneath(base.as_fd(), sub, flags, Mode::empty());
+    if matches!(found, Err(Errno::NOENT)) && spec.upper.is_some() {
+        for (end, _) in sub.iter().enumerate().filter(|(_, b)| **b == b'/') {
+            make_dir(&base, &sub[..end]).map_err(named)?;
+        }
+        make_dir(&base, sub).map_err(named)?;
+        found = obj::open_beneath(base.as_fd(), sub, flags, Mode::empty());
+    }
+    let fd = found.map_err(named)?;
+    let stat = obj::stat(&fd).map_err(named)?;
+    Ok((fd, stat))
+}
+
+fn make_dir(base: &OwnedFd, path: &[u8]) -> Res<()> {
+    let (parent, name) = obj::split(path);
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let parent = obj::open_beneath(base.as_fd(), parent, flags, Mode::empty())?;
+    match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) => obj::open_beneath(parent.as_fd(), name, flags, Mode::empty())
+            .and_then(|made| obj::chmod(made, 0o755)),
+        Err(Errno::EXIST) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn check_mounted(rule: &MountRule, base: &Path, fd: &OwnedFd) -> Result<(), String> {
+    match rule {
+        MountRule::At(point) => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let stat = rustix::fs::open(point, flags, Mode::empty())
+                .and_then(obj::stat)
+                .map_err(|e| format!("{}: {e}", point.display()))?;
+            if !stat.mount_root {
+                return Err(format!("nothing is mounted on {}", point.display()));
+            }
+        }
+        MountRule::Any => {
+            let kind = rustix::fs::fstatfs(fd).map_err(|e| format!("{}: {e}", base.display()))?;
+            if kind.f_type as u64 == AUTOFS_MAGIC {
+                return Err(format!(
+                    "{}: the automounter has not mounted it",
+                    base.display()
+                ));
+            }
+            let real =
+                std::fs::canonicalize(base).map_err(|e| format!("{}: {e}", base.display()))?;
+            let mounted = real
+                .ancestors()
+                .filter(|dir| dir.parent().is_some())
+                .any(|dir| {
+                    rustix::fs::open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                        .and_then(obj::stat)
+                        .is_ok_and(|stat| stat.mount_root)
+                });
+            if !mounted {
+                return Err(format!("{} is remote and not mounted", base.display()));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,409 @@
+//! The write side of an upper: staging, whiteouts, opaque directories, stored numbers.
+//!
+//! What is not yet part of the upper is made under a name of the machinery, in the work directory
+//! or, where the parent's default ACL and setgid bit are to apply, beside its place, and comes to
+//! its place by one rename. So a crash leaves the old state or the new one.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, XattrFlags};
+
+use super::machinery::{self, Form};
+use super::{FormChoice, Layer, is_whiteout};
+use crate::sys::obj::{self, Stat, Xattrs};
+use crate::sys::{Errno, Res, dir};
+
+/// What an upper's file system can do, tried out once in its work directory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Caps {
+    /// How deletions are kept.
+    pub form: Form,
+    /// Holds `trusted.*` attributes.
+    pub xattrs: bool,
+    /// Makes unnamed files (open(2), O_TMPFILE) that can be linked.
+    pub tmpfile: bool,
+    /// renameat2(2) can leave a whiteout.
+    pub rename_whiteout: bool,
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// A name that nobody else uses and no node can make.
+fn stage_name() -> Vec<u8> {
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    [
+        machinery::OURS,
+        format!("{}.{n}", std::process::id()).as_bytes(),
+    ]
+    .concat()
+}
+
+/// Renames in one store, replacing nothing that `flags` protects.
+pub(super) fn rename(
+    from: impl AsFd,
+    name: &[u8],
+    to: impl AsFd,
+    new: &[u8],
+    flags: RenameFlags,
+) -> Res<()> {
+    rustix::fs::renameat_with(from, name, to, new, flags)
+}
+
+impl Layer {
+    /// What the upper can do.
+    ///
+    /// # Errors
+    /// `EIO` where the store is missing or refuses what it must hold; `EROFS` of a lower layer.
+    pub fn caps(&self) -> Res<Caps> {
+        if let Some(caps) = self.caps.get() {
+            return Ok(*caps);
+        }
+        let caps = self.try_out()?;
+        Ok(*self.caps.get_or_init(|| caps))
+    }
+
+    fn try_out(&self) -> Res<Caps> {
+        let spec = self.spec.upper.as_ref().ok_or(Errno::ROFS)?;
+        let work = self.work()?;
+        let name = stage_name();
+        let mode = Mode::from_raw_mode(0o600);
+        let device = rustix::fs::mknodat(
+            &work,
+            &name[..],
+            rustix::fs::FileType::CharacterDevice,
+            mode,
+            0,
+        )
+        .is_ok_and(|()| rustix::fs::unlinkat(&work, &name[..], AtFlags::empty()).is_ok());
+        let xattrs = self.tries_xattr(&work)?;
+        let form = match spec.form {
+            FormChoice::Fixed(form) => form,
+            FormChoice::Auto if device && xattrs => Form::Device,
+            FormChoice::Auto => Form::File,
+        };
+        if form == Form::Device && !(device && xattrs) {
+            tracing::error!(
+                layer = self.spec.label, path = %self.spec.base.display(), device, xattrs,
+                "the store holds no overlayfs whiteouts; set whiteouts = \"auto\" or \"file\""
+            );
+            return Err(Errno::IO);
+        }
+        let tmpfile = rustix::fs::openat(
+            &work,
+            c".",
+            OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
+            mode,
+        )
+        .and_then(|fd| rustix::fs::linkat(&fd, c"", &work, &name[..], AtFlags::EMPTY_PATH))
+        .is_ok();
+        let mut rename_whiteout = false;
+        if tmpfile {
+            let moved = stage_name();
+            let whiteout = RenameFlags::WHITEOUT;
+            rename_whiteout = rename(&work, &name, &work, &moved, whiteout).is_ok();
+            for name in [&name, &moved] {
+                ignore_absent(rustix::fs::unlinkat(&work, &name[..], AtFlags::empty()))?;
+            }
+        }
+        Ok(Caps {
+            form,
+            xattrs,
+            tmpfile,
+            rename_whiteout: rename_whiteout && form == Form::Device,
+        })
+    }
+
+    fn tries_xattr(&self, work: &OwnedFd) -> Res<bool> {
+        let attrs = Xattrs::of(work);
+        match attrs.set(c"trusted.overlay.statelite.try", b"y", XattrFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::PERM | Errno::NOSYS) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The work directory, made where it is missing. It is private to the daemon.
+    ///
+    /// # Errors
+    /// What opening or making it answers.
+    pub fn work(&self) -> Res<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let spec = self.spec.upper.as_ref().ok_or(Errno::ROFS)?;
+        let (parent, name) = match &spec.work {
+            Some(work) => (rustix::fs::open(work, flags, Mode::empty())?, &b"work"[..]),
+            None => (
+                self.root()?.try_clone().map_err(|_| Errno::MFILE)?,
+                machinery::WORK,
+            ),
+        };
+        let open = || obj::open_beneath(parent.as_fd(), name, flags, Mode::empty());
+        match open() {
+            Err(Errno::NOENT) => {
+                match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
+                    Ok(()) | Err(Errno::EXIST) => open(),
+                    Err(e) => Err(e),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Empties the work directory of what a crash left there.
+    ///
+    /// # Errors
+    /// What listing or removing answers.
+    pub fn clean_work(&self) -> Res<()> {
+        let work = self.work()?;
+        let listing = obj::reopen(&work, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        for entry in dir::list(&listing)?
+            .iter()
+            .filter(|e| e.name.starts_with(machinery::OURS))
+        {
+            remove_tree(&work, &entry.name)?;
+        }
+        Ok(())
+    }
+
+    /// The number stored with an object of this upper, if it was copied up.
+    ///
+    /// # Errors
+    /// What reading it answers, other than that there is none.
+    pub fn stored_number(&self, fd: impl AsFd, stat: &Stat) -> Res<Option<u64>> {
+        let bytes = if self.caps()?.xattrs {
+            match Xattrs::of(fd).get(machinery::NUMBER) {
+                Ok(bytes) => bytes,
+                Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        } else {
+            let side = match obj::open_beneath(
+                self.work()?.as_fd(),
+                &side_file(stat),
+                OFlags::RDONLY,
+                Mode::empty(),
+            ) {
+                Ok(side) => side,
+                Err(Errno::NOENT) => return Ok(None),
+                Err(e) => return Err(e),
+            };
+            let mut bytes = [0u8; 8];
+            let n = rustix::io::pread(&side, &mut bytes, 0)?;
+            bytes[..n].to_vec()
+        };
+        Ok(<[u8; 8]>::try_from(&bytes[..]).ok().map(u64::from_le_bytes))
+    }
+
+    /// Stores the number of an object of this upper, in an attribute or, where the store has none,
+    /// in a small file named after the object's own inode.
+    ///
+    /// # Errors
+    /// What writing it answers.
+    pub fn store_number(&self, fd: impl AsFd, number: u64) -> Res<()> {
+        let bytes = number.to_le_bytes();
+        if self.caps()?.xattrs {
+            return Xattrs::of(fd).set(machinery::NUMBER, &bytes, XattrFlags::empty());
+        }
+        let work = self.work()?;
+        let name = side_file(&obj::stat(fd)?);
+        match rustix::fs::mkdirat(&work, obj::split(&name).0, Mode::from_raw_mode(0o700)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e),
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+        let mode = Mode::from_raw_mode(0o600);
+        let side = obj::open_beneath(work.as_fd(), &name, flags, mode)?;
+        crate::sys::copy::write_all(side, &bytes, 0)
+    }
+
+    /// Forgets a stored number with the last name of its object, so that a reused inode does not
+    /// inherit it. An attribute goes with the inode by itself.
+    ///
+    /// # Errors
+    /// What removing answers.
+    pub fn drop_number(&self, stat: &Stat) -> Res<()> {
+        if self.caps()?.xattrs || stat.nlink > 1 && !stat.is_dir() {
+            return Ok(());
+        }
+        ignore_absent(rustix::fs::unlinkat(
+            self.work()?,
+            &side_file(stat)[..],
+            AtFlags::empty(),
+        ))
+    }
+
+    /// Marks a directory so that nothing below shows through.
+    ///
+    /// # Errors
+    /// What setting the mark answers.
+    pub fn mark_opaque(&self, fd: impl AsFd) -> Res<()> {
+        match self.caps()?.form {
+            Form::Device => Xattrs::of(fd).set(machinery::OPAQUE, b"y", XattrFlags::empty()),
+            Form::File => make_empty(fd, machinery::WH_OPAQUE),
+        }
+    }
+
+    /// Makes something under a name of the machinery beside its place, hands it to `finish`, and
+    /// takes it away again where that fails.
+    ///
+    /// # Errors
+    /// What `make` and `finish` answer.
+    pub fn staged<T>(
+        &self,
+        dir: &OwnedFd,
+        make: impl FnOnce(&[u8]) -> Res<T>,
+        finish: impl FnOnce(&[u8], &T) -> Res<()>,
+    ) -> Res<T> {
+        let stage = stage_name();
+        let made = make(&stage)?;
+        match finish(&stage, &made) {
+            Ok(()) => Ok(made),
+            Err(e) => {
+                if let Err(left) = remove_tree(dir, &stage) {
+                    tracing::warn!(layer = self.spec.label, error = %left, "a stage could not be removed");
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Puts a whiteout at `name`, in the place of what the upper has there, in one step.
+    ///
+    /// # Errors
+    /// What the store answers; the old state stands then.
+    pub fn whiteout(&self, dir: &OwnedFd, name: &[u8]) -> Res<()> {
+        let there = match obj::stat_name(dir, name) {
+            Ok(stat) => Some(stat),
+            Err(Errno::NOENT) => None,
+            Err(e) => return Err(e),
+        };
+        if self.caps()?.form == Form::File {
+            make_empty(dir, &machinery::whiteout_name(name)?)?;
+            return match there {
+                Some(stat) => self.take_away(dir, name, &stat),
+                None => Ok(()),
+            };
+        }
+        let make = |at: &OwnedFd, name: &[u8]| {
+            let kind = rustix::fs::FileType::CharacterDevice;
+            rustix::fs::mknodat(at, name, kind, Mode::empty(), machinery::NULL_DEVICE)
+        };
+        let Some(stat) = there else {
+            return make(dir, name);
+        };
+        if is_whiteout(&stat) {
+            return Ok(());
+        }
+        let work = self.work()?;
+        let mut stage = Vec::new();
+        self.staged(
+            &work,
+            |name| {
+                stage = name.to_vec();
+                make(&work, name)
+            },
+            |stage, ()| match stat.is_dir() {
+                false => rename(&work, stage, dir, name, RenameFlags::empty()),
+                true => rename(&work, stage, dir, name, RenameFlags::EXCHANGE),
+            },
+        )?;
+        if stat.is_dir() {
+            remove_tree(&work, &stage)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Removes a name from the upper where nothing lies below: a file, or a directory that holds
+    /// nothing but whiteouts.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn take_away(&self, dir: &OwnedFd, name: &[u8], stat: &Stat) -> Res<()> {
+        if !stat.is_dir() {
+            return rustix::fs::unlinkat(dir, name, AtFlags::empty());
+        }
+        match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                let work = self.work()?;
+                let stage = stage_name();
+                rename(dir, name, &work, &stage, RenameFlags::NOREPLACE)?;
+                remove_tree(&work, &stage)
+            }
+            other => other,
+        }
+    }
+
+    /// Ends a whiteout of the `.wh.` form once `name` itself stands there.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn end_whiteout_file(&self, dir: &OwnedFd, name: &[u8]) -> Res<()> {
+        match machinery::whiteout_name(name) {
+            Ok(mark) => ignore_absent(rustix::fs::unlinkat(dir, &mark[..], AtFlags::empty())),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Brings what stands under a stage's name to `name` where the upper has a whiteout: over it
+    /// (a directory: exchanged with it, and the whiteout removed).
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn over_whiteout(&self, dir: &OwnedFd, stage: &[u8], name: &[u8], is_dir: bool) -> Res<()> {
+        match self.caps()?.form {
+            Form::File => {
+                rename(dir, stage, dir, name, RenameFlags::NOREPLACE)?;
+                self.end_whiteout_file(dir, name)
+            }
+            Form::Device if is_dir => {
+                rename(dir, stage, dir, name, RenameFlags::EXCHANGE)?;
+                rustix::fs::unlinkat(dir, stage, AtFlags::empty())
+            }
+            Form::Device => rename(dir, stage, dir, name, RenameFlags::empty()),
+        }
+    }
+}
+
+fn make_empty(dir: impl AsFd, name: &[u8]) -> Res<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600)).map(drop)
+}
+
+/// "Is not there" is as good as removed.
+fn ignore_absent(result: Res<()>) -> Res<()> {
+    match result {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn side_file(stat: &Stat) -> Vec<u8> {
+    format!("numbers/{:x}", stat.ino).into_bytes()
+}
+
+/// Removes whatever `name` is, never following a symlink, to any depth.
+pub(super) fn remove_tree(dir: &OwnedFd, name: &[u8]) -> Res<()> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        other => return ignore_absent(other),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    for entry in dir::list(&inner)? {
+        remove_tree(&inner, &entry.name)?;
+    }
+    ignore_absent(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR))
+}
+
+/// Empties a directory without removing it.
+///
+/// # Errors
+/// What listing or removing answers.
+pub fn empty_dir(dir: &OwnedFd) -> Res<()> {
+    let listing = obj::reopen(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    for entry in dir::list(&listing)? {
+        remove_tree(dir, &entry.name)?;
+    }
+    Ok(())
+}

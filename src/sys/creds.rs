@@ -1,0 +1,105 @@
+//! Acting as the caller of a request while an object is created, so that owner, group
+//! (setgid directories), umask and default ACLs come from the backing file system itself,
+//! in the same system call that creates the object.
+//!
+//! All of it is per thread (setfsuid(2), setfsgid(2), capset(2) act on the calling thread only;
+//! umask(2) acts on the `fs_struct`, which each request thread unshares once).
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+
+use rustix::fs::Mode;
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+
+use super::Res;
+
+thread_local! {
+    static OWN_FS: Cell<bool> = const { Cell::new(false) };
+    static CAPS: Cell<Option<CapabilitySets>> = const { Cell::new(None) };
+}
+
+/// Who asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Caller {
+    /// File system user id.
+    pub uid: u32,
+    /// File system group id.
+    pub gid: u32,
+}
+
+/// The thread's credentials go back when this is dropped, so also when the work panics.
+struct Restore {
+    ids: bool,
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        if self.ids {
+            // setfsuid(0) raises the file system capabilities again (capabilities(7), "Effect of
+            // user ID changes on capabilities").
+            set_fs_ids(0, 0);
+        }
+        rustix::process::umask(Mode::empty());
+    }
+}
+
+fn set_fs_ids(uid: u32, gid: u32) {
+    // SAFETY: both take an integer and change only the calling thread's credentials; they cannot
+    // fail for a process with CAP_SETUID and CAP_SETGID, and touch no memory.
+    unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+    }
+}
+
+/// Run `work` with the caller's user, group and umask, and with the daemon's capabilities:
+/// the kernel has already checked what the caller may do, with groups that are not known here.
+///
+/// # Errors
+/// What `work` returns; what unshare(2) or capset(2) return before it.
+pub fn as_caller<T>(caller: Caller, umask: u32, work: impl FnOnce() -> Res<T>) -> Res<T> {
+    if !OWN_FS.get() {
+        // SAFETY: CLONE_FS only gives this thread its own root, working directory and umask; no
+        // descriptor or memory is affected (unshare(2)).
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
+        rustix::process::umask(Mode::empty());
+        OWN_FS.set(true);
+    }
+    let ids = caller.uid != 0 || caller.gid != 0;
+    let restore = Restore { ids };
+    rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
+    if ids {
+        let caps = match CAPS.get() {
+            Some(caps) => caps,
+            None => {
+                let caps = rustix::thread::capabilities(None)?;
+                CAPS.set(Some(caps));
+                caps
+            }
+        };
+        set_fs_ids(caller.uid, caller.gid);
+        if caller.uid != 0 && caps.effective.intersects(fs_capabilities()) {
+            rustix::thread::set_capabilities(None, caps)?;
+        }
+    }
+    let result = work();
+    drop(restore);
+    result
+}
+
+/// What setfsuid(2) to a user other than root drops (`CAP_FS_SET`, include/linux/capability.h).
+fn fs_capabilities() -> CapabilitySet {
+    CapabilitySet::CHOWN
+        | CapabilitySet::MKNOD
+        | CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::DAC_READ_SEARCH
+        | CapabilitySet::FOWNER
+        | CapabilitySet::FSETID
+        | CapabilitySet::LINUX_IMMUTABLE
+}
+
+/// Makes the process create with the modes it asks for. Request threads do it for themselves;
+/// this is for the thread that copies up before the first request.
+pub fn clear_umask() {
+    rustix::process::umask(Mode::empty());
+}

@@ -1,0 +1,44 @@
+//! Reading a directory: getdents64(2) as a list of (name, type).
+
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+
+use rustix::fs::RawDir;
+
+use super::Res;
+
+/// One entry as the backing file system lists it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RawEntry {
+    /// The name, any bytes but NUL and slash.
+    pub name: Box<[u8]>,
+    /// `S_IFMT` bits, or 0 where the file system does not say.
+    pub kind: u32,
+}
+
+/// Every entry but "." and "..", from the start.
+///
+/// # Errors
+/// getdents64(2)'s.
+pub fn list(fd: impl AsFd) -> Res<Vec<RawEntry>> {
+    let mut buf = [MaybeUninit::<u8>::uninit(); 32 * 1024];
+    let mut entries = Vec::new();
+    let mut dir = RawDir::new(fd, &mut buf);
+    while let Some(entry) = dir.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        use rustix::fs::FileType;
+        let kind = match entry.file_type() {
+            FileType::Unknown => 0,
+            known => known.as_raw_mode(),
+        };
+        entries.push(RawEntry {
+            name: name.into(),
+            kind,
+        });
+    }
+    Ok(entries)
+}

@@ -1,0 +1,14 @@
+//! System calls with the shapes this crate needs. The only place where `unsafe` is allowed.
+//!
+//! Owns: confinement to a root (openat2), caller credentials, object-wise attribute calls.
+//! May not: know of layers, rules, inodes or FUSE; decide anything.
+
+pub mod copy;
+pub mod creds;
+pub mod dir;
+pub mod obj;
+
+pub use rustix::io::Errno;
+
+/// What every function that can fail here returns.
+pub type Res<T> = Result<T, Errno>;

@@ -1,0 +1,311 @@
+//! Objects below a root: opening them confined to it, and reading and changing what belongs to
+//! the object itself (never to what a symlink in its place would point to).
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, XattrFlags};
+
+use super::{Errno, Res};
+
+/// Longer paths are walked in pieces: PATH_MAX is 4096 (include/uapi/linux/limits.h).
+const PIECE: usize = 4000;
+
+/// No symlink, no magic link, nothing above the root: what a node plants in its store is never
+/// followed (SEMANTICS section 8; openat2(2)).
+const CONFINED: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+
+/// The parts of statx(2) that are used.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Stat {
+    /// Type and permission bits (`st_mode`).
+    pub mode: u32,
+    /// The backing file's own inode number.
+    pub ino: u64,
+    /// Its device.
+    pub dev: u64,
+    /// Link count.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Blocks of 512 bytes.
+    pub blocks: u64,
+    /// Device number of a device node.
+    pub rdev: u64,
+    /// Preferred I/O size.
+    pub blksize: u32,
+    /// Times: seconds (negative before 1970) and nanoseconds.
+    pub atime: (i64, u32),
+    /// Modification.
+    pub mtime: (i64, u32),
+    /// Change.
+    pub ctime: (i64, u32),
+    /// Birth; zero where the file system keeps none.
+    pub btime: (i64, u32),
+    /// The object is the root of a mount.
+    pub mount_root: bool,
+}
+
+impl Stat {
+    /// File type bits.
+    pub fn kind(&self) -> u32 {
+        self.mode & libc::S_IFMT
+    }
+    /// Is it a directory?
+    pub fn is_dir(&self) -> bool {
+        self.kind() == libc::S_IFDIR
+    }
+}
+
+/// openat2 below `root`, a path of any length without a leading slash; the empty path is the
+/// root itself. No component may be a symlink; `O_NOFOLLOW` with `O_PATH` gives a final symlink.
+///
+/// # Errors
+/// openat2(2)'s; `ELOOP` or `EXDEV` where the path would leave the root.
+pub fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags, mode: Mode) -> Res<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    if path.len() <= PIECE {
+        let path: &[u8] = if path.is_empty() { b"." } else { path };
+        return open_retrying(root, path, flags, mode);
+    }
+    let mut held: Option<OwnedFd> = None;
+    let mut rest = path;
+    while rest.len() > PIECE {
+        let cut = rest[..PIECE]
+            .iter()
+            .rposition(|b| *b == b'/')
+            .ok_or(Errno::NAMETOOLONG)?;
+        let at = held.as_ref().map_or(root, |fd| fd.as_fd());
+        let dir = open_retrying(
+            at,
+            &rest[..cut],
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::empty(),
+        )?;
+        held = Some(dir);
+        rest = &rest[cut + 1..];
+    }
+    let at = held.as_ref().map_or(root, |fd| fd.as_fd());
+    open_retrying(at, rest, flags, mode)
+}
+
+fn open_retrying(at: BorrowedFd<'_>, path: &[u8], flags: OFlags, mode: Mode) -> Res<OwnedFd> {
+    // NO_SYMLINKS refuses a symlink in the last component too, also with O_PATH|O_NOFOLLOW; the
+    // last component is therefore opened from its directory, where O_NOFOLLOW suffices.
+    let (parent, name) = split(path);
+    let flags_at = flags | OFlags::NOFOLLOW;
+    // BENEATH answers EAGAIN when a rename elsewhere raced with a ".." check (openat2(2)); there
+    // is no ".." in these paths, so once more is enough in practice, and the loop is bounded.
+    for _ in 0..64 {
+        let opened = if flags.contains(OFlags::PATH) && !flags.contains(OFlags::DIRECTORY) {
+            match rustix::fs::openat2(at, path, flags_at, mode, CONFINED) {
+                Err(Errno::LOOP) if parent.is_empty() => {
+                    rustix::fs::openat(at, name, flags_at, mode)
+                }
+                Err(Errno::LOOP) => {
+                    let dir_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                    rustix::fs::openat2(at, parent, dir_flags, Mode::empty(), CONFINED)
+                        .and_then(|dir| rustix::fs::openat(&dir, name, flags_at, mode))
+                }
+                other => other,
+            }
+        } else {
+            rustix::fs::openat2(at, path, flags_at, mode, CONFINED)
+        };
+        match opened {
+            Err(Errno::AGAIN | Errno::INTR) => continue,
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// Splits at the last slash: (directory, last component).
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    }
+}
+
+/// statx of the object behind a descriptor, `O_PATH` ones too.
+///
+/// # Errors
+/// statx(2)'s.
+pub fn stat(fd: impl AsFd) -> Res<Stat> {
+    stat_at(fd, b"", AtFlags::EMPTY_PATH)
+}
+
+/// statx of `name` in a directory, a symlink itself where it is one.
+///
+/// # Errors
+/// statx(2)'s.
+pub fn stat_name(dir: impl AsFd, name: &[u8]) -> Res<Stat> {
+    stat_at(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn stat_at(fd: impl AsFd, name: &[u8], flags: AtFlags) -> Res<Stat> {
+    let flags = flags | AtFlags::NO_AUTOMOUNT;
+    let x = rustix::fs::statx(fd, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+    let has_birth = x.stx_mask & StatxFlags::BTIME.bits() != 0;
+    let time = |t: rustix::fs::StatxTimestamp| (t.tv_sec, t.tv_nsec);
+    Ok(Stat {
+        mode: u32::from(x.stx_mode),
+        ino: x.stx_ino,
+        dev: libc::makedev(x.stx_dev_major, x.stx_dev_minor),
+        nlink: x.stx_nlink,
+        uid: x.stx_uid,
+        gid: x.stx_gid,
+        size: x.stx_size,
+        blocks: x.stx_blocks,
+        rdev: libc::makedev(x.stx_rdev_major, x.stx_rdev_minor),
+        blksize: x.stx_blksize,
+        atime: time(x.stx_atime),
+        mtime: time(x.stx_mtime),
+        ctime: time(x.stx_ctime),
+        btime: if has_birth { time(x.stx_btime) } else { (0, 0) },
+        mount_root: x
+            .stx_attributes
+            .contains(rustix::fs::StatxAttributes::MOUNT_ROOT),
+    })
+}
+
+/// The object behind an `O_PATH` descriptor as a path, for calls that take no such descriptor.
+/// The kernel goes straight to the object: nothing is looked up by name.
+pub fn proc_path(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Opens the object behind an `O_PATH` descriptor for I/O.
+///
+/// # Errors
+/// open(2)'s.
+pub fn reopen(fd: impl AsFd, flags: OFlags) -> Res<OwnedFd> {
+    let flags = (flags - OFlags::NOFOLLOW) | OFlags::CLOEXEC;
+    rustix::fs::open(proc_path(fd), flags, Mode::empty())
+}
+
+/// chmod of the object behind a descriptor (not a symlink).
+///
+/// # Errors
+/// chmod(2)'s.
+pub fn chmod(fd: impl AsFd, mode: u32) -> Res<()> {
+    rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(mode & 0o7777))
+}
+
+/// chown of the object behind a descriptor, symlinks themselves.
+///
+/// # Errors
+/// fchownat(2)'s.
+pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Res<()> {
+    let uid = uid.map(rustix::fs::Uid::from_raw);
+    let gid = gid.map(rustix::fs::Gid::from_raw);
+    rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)
+}
+
+/// A time to set.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SetTime {
+    /// Leave it.
+    Omit,
+    /// The present.
+    Now,
+    /// Seconds and nanoseconds since 1970.
+    At(i64, u32),
+}
+
+impl SetTime {
+    fn spec(self) -> rustix::fs::Timespec {
+        let (tv_sec, tv_nsec) = match self {
+            SetTime::Omit => (0, rustix::fs::UTIME_OMIT),
+            SetTime::Now => (0, rustix::fs::UTIME_NOW),
+            SetTime::At(s, n) => (s, n.into()),
+        };
+        rustix::fs::Timespec { tv_sec, tv_nsec }
+    }
+}
+
+/// utimensat of the object behind a descriptor, symlinks themselves (`AT_EMPTY_PATH`, Linux 5.8).
+///
+/// # Errors
+/// utimensat(2)'s.
+pub fn set_times(fd: impl AsFd, atime: SetTime, mtime: SetTime) -> Res<()> {
+    let times = rustix::fs::Timestamps {
+        last_access: atime.spec(),
+        last_modification: mtime.spec(),
+    };
+    rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH)
+}
+
+/// Extended attributes of one object, symlinks themselves, through its (`O_PATH`) descriptor:
+/// the kernel's jump through "/proc/self/fd/N" ends at the object and follows nothing more.
+#[derive(Debug)]
+pub struct Xattrs {
+    path: String,
+}
+
+impl Xattrs {
+    /// Of the object behind a descriptor, which must stay open meanwhile.
+    pub fn of(fd: impl AsFd) -> Xattrs {
+        Xattrs {
+            path: proc_path(fd),
+        }
+    }
+
+    /// Reads one attribute.
+    ///
+    /// # Errors
+    /// getxattr(2)'s, `ENODATA` where it is not there.
+    pub fn get(&self, name: &CStr) -> Res<Vec<u8>> {
+        sized(|buf| rustix::fs::getxattr(&self.path, name, buf))
+    }
+
+    /// Sets one attribute.
+    ///
+    /// # Errors
+    /// setxattr(2)'s.
+    pub fn set(&self, name: &CStr, value: &[u8], flags: XattrFlags) -> Res<()> {
+        rustix::fs::setxattr(&self.path, name, value, flags)
+    }
+
+    /// Removes one attribute.
+    ///
+    /// # Errors
+    /// removexattr(2)'s.
+    pub fn remove(&self, name: &CStr) -> Res<()> {
+        rustix::fs::removexattr(&self.path, name)
+    }
+
+    /// All names, each ended by a NUL, as listxattr(2) gives them.
+    ///
+    /// # Errors
+    /// listxattr(2)'s; a file system without attributes has an empty list.
+    pub fn list(&self) -> Res<Vec<u8>> {
+        match sized(|buf| rustix::fs::listxattr(&self.path, buf)) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+}
+
+/// Calls with a small buffer first, with the largest that the kernel can fill where it is short
+/// (XATTR_SIZE_MAX and XATTR_LIST_MAX are 65536).
+fn sized(read: impl Fn(&mut [u8]) -> Res<usize>) -> Res<Vec<u8>> {
+    let mut small = [0u8; 256];
+    match read(&mut small) {
+        Ok(n) => Ok(small[..n].to_vec()),
+        Err(Errno::RANGE) => {
+            let mut large = vec![0u8; 65536];
+            let n = read(&mut large)?;
+            large.truncate(n);
+            Ok(large)
+        }
+        Err(e) => Err(e),
+    }
+}
