@@ -1,7 +1,11 @@
 //! statelite: every diskless node's root as a live merge of image, tmpfs, persistent and
 //! litetree layers, chosen path by path by the litefile rules.
 
+pub mod fs;
+pub mod fuse;
+pub mod inode;
 pub mod layer;
+pub mod pool;
 pub mod rules;
 pub mod sys;
 pub mod tables;

@@ -197,6 +197,28 @@ impl Layer {
         Ok(Found::Object(Object { fd, stat, covered }))
     }
 
+    /// What is at `path`, whiteouts shown as the objects that they are.
+    ///
+    /// # Errors
+    /// As [`Layer::probe`].
+    pub fn probe_raw(&self, path: &[u8]) -> Res<Found> {
+        if obj::split(path).1.starts_with(machinery::OURS) {
+            return Ok(Found::Absent);
+        }
+        match self.open(path, OFlags::PATH) {
+            Ok(fd) => {
+                let stat = obj::stat(&fd)?;
+                Ok(Found::Object(Object {
+                    fd,
+                    stat,
+                    covered: false,
+                }))
+            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Found::Absent),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Does a whiteout of the `.wh.` form stand for this path?
     fn has_whiteout_file(&self, path: &[u8]) -> Res<bool> {
         if !self.is_upper() || self.form() != Form::File || path.is_empty() {
@@ -279,6 +301,23 @@ impl Layer {
             });
         }
         Ok(listed)
+    }
+
+    /// The names in a directory as they are, less the daemon's own.
+    ///
+    /// # Errors
+    /// As [`Layer::list`].
+    pub fn list_raw(&self, path: &[u8]) -> Res<Vec<Listed>> {
+        let fd = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let entries = dir::list(&fd)?.into_iter();
+        Ok(entries
+            .filter(|entry| !entry.name.starts_with(machinery::OURS))
+            .map(|entry| Listed {
+                name: entry.name,
+                kind: entry.kind,
+                whiteout: false,
+            })
+            .collect())
     }
 
     /// A symlink's target.

@@ -40,7 +40,10 @@ fn stage_name() -> Vec<u8> {
 }
 
 /// Renames in one store, replacing nothing that `flags` protects.
-pub(super) fn rename(
+///
+/// # Errors
+/// renameat2(2)'s.
+pub fn rename(
     from: impl AsFd,
     name: &[u8],
     to: impl AsFd,
@@ -278,7 +281,7 @@ impl Layer {
             Err(e) => return Err(e),
         };
         if self.caps()?.form == Form::File {
-            make_empty(dir, &machinery::whiteout_name(name)?)?;
+            self.whiteout_beside(dir, name)?;
             return match there {
                 Some(stat) => self.take_away(dir, name, &stat),
                 None => Ok(()),
@@ -312,6 +315,14 @@ impl Layer {
         } else {
             Ok(())
         }
+    }
+
+    /// A whiteout of the `.wh.` form beside a name that still stands; it hides lower layers only.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn whiteout_beside(&self, dir: &OwnedFd, name: &[u8]) -> Res<()> {
+        make_empty(dir, &machinery::whiteout_name(name)?)
     }
 
     /// Removes a name from the upper where nothing lies below: a file, or a directory that holds

@@ -3,6 +3,7 @@
 //! Owns: confinement to a root (openat2), caller credentials, object-wise attribute calls.
 //! May not: know of layers, rules, inodes or FUSE; decide anything.
 
+pub mod close;
 pub mod copy;
 pub mod creds;
 pub mod dir;

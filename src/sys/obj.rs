@@ -309,3 +309,25 @@ fn sized(read: impl Fn(&mut [u8]) -> Res<usize>) -> Res<Vec<u8>> {
         Err(e) => Err(e),
     }
 }
+
+/// Clears what a write by someone without CAP_FSETID clears: the setuid bit, and the setgid bit of
+/// a group-executable file (fs/attr.c, setattr_should_drop_suidgid). File capabilities go by
+/// themselves: the kernel drops them at any write, the daemon's included.
+///
+/// # Errors
+/// What stat or chmod answer.
+pub fn kill_suid(fd: impl AsFd) -> Res<()> {
+    let stat = stat(&fd)?;
+    if stat.kind() != libc::S_IFREG {
+        return Ok(());
+    }
+    let mut drop = stat.mode & libc::S_ISUID;
+    if stat.mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP {
+        drop |= libc::S_ISGID;
+    }
+    if drop == 0 {
+        Ok(())
+    } else {
+        chmod(fd, stat.mode & !drop)
+    }
+}

@@ -1,0 +1,122 @@
+//! GETATTR, SETATTR, STATFS.
+
+use rustix::fs::{OFlags, StatVfs};
+
+use super::resolve::Here;
+use super::upper::Data;
+use super::{Attr, Caller, View};
+use crate::sys::obj::{self, SetTime};
+use crate::sys::{Errno, Res};
+
+/// What SETATTR asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Changes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: SetTime,
+    /// Modification time.
+    pub mtime: SetTime,
+}
+
+impl View {
+    /// Attributes, of what is open under `handle` where no name leads to it any more.
+    ///
+    /// # Errors
+    /// `ESTALE`, `ENOENT`, and what the layer answers.
+    pub fn getattr(&self, number: u64, handle: Option<u64>) -> Res<Attr> {
+        let inode = self.inode(number)?;
+        match self.object(&inode) {
+            Ok(here) => Ok(here.attr),
+            Err(e @ (Errno::NOENT | Errno::STALE)) => {
+                let file = handle.and_then(|handle| self.files.get(handle)).ok_or(e)?;
+                let mut stat = obj::stat(&*file.current())?;
+                stat.nlink = 0;
+                Ok(Attr { number, stat })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Changes attributes, in the order that keeps what each call clears: size, owner, mode, times.
+    ///
+    /// # Errors
+    /// `EROFS` outside writable zones; what copy-up and the upper answer.
+    pub fn setattr(
+        &self,
+        number: u64,
+        changes: &Changes,
+        handle: Option<u64>,
+        caller: Caller,
+    ) -> Res<Attr> {
+        let inode = self.inode(number)?;
+        let data = if changes.size == Some(0) {
+            Data::Nothing
+        } else {
+            Data::Whole
+        };
+        let here = self.copy_up(&inode, data)?;
+        let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+        if let Some(size) = changes.size {
+            self.truncate(&here, size, handle)?;
+            // FUSE_HANDLE_KILLPRIV_V2: the kernel leaves this to the file system. The flag that
+            // says whether the caller may keep the bits is not handed through; root may.
+            if caller.uid != 0 && changes.mode.is_none() {
+                obj::kill_suid(fd)?;
+            }
+        }
+        if changes.uid.is_some() || changes.gid.is_some() {
+            obj::chown(fd, changes.uid, changes.gid)?;
+        }
+        if let Some(mode) = changes.mode
+            && here.kind() != libc::S_IFLNK
+        {
+            obj::chmod(fd, mode)?;
+        }
+        if changes.atime != SetTime::Omit || changes.mtime != SetTime::Omit {
+            obj::set_times(fd, changes.atime, changes.mtime)?;
+        }
+        let mut stat = obj::stat(fd)?;
+        stat.rdev = here.attr.stat.rdev;
+        if here.attr.stat.is_dir() {
+            stat.nlink = here.attr.stat.nlink;
+        }
+        Ok(Attr { number, stat })
+    }
+
+    fn truncate(&self, here: &Here, size: u64, handle: Option<u64>) -> Res<()> {
+        let open = handle
+            .and_then(|handle| self.files.get(handle))
+            .filter(|file| file.writes());
+        if let Some(file) = open {
+            return rustix::fs::ftruncate(&*file.current(), size);
+        }
+        let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+        if here.kind() != libc::S_IFREG {
+            return Err(Errno::INVAL);
+        }
+        rustix::fs::ftruncate(obj::reopen(fd, OFlags::WRONLY)?, size)
+    }
+
+    /// The file system that the zone of an object is on: its upper's where it has one.
+    ///
+    /// # Errors
+    /// `EIO` where that is missing.
+    pub fn statfs(&self, number: u64) -> Res<StatVfs> {
+        let inode = self.inode(number)?;
+        let zone = inode.data.state.read().pos.zone;
+        let zone = self.rules.zone(zone);
+        let upper = zone.writes_to().and_then(|kind| self.upper_of(kind));
+        let layer = upper.or(self.stack(zone).first().map(|src| src.layer));
+        let layer = layer
+            .or(self.roles.images.first().copied())
+            .ok_or(Errno::IO)?;
+        rustix::fs::fstatvfs(&*self.layers[layer as usize].root()?)
+    }
+}

@@ -1,0 +1,223 @@
+//! CREATE, MKNOD, MKDIR, SYMLINK, LINK: one system call in the upper makes the object with its
+//! owner, mode and ACL; where a whiteout stands, under a stage's name beside it, and a rename
+//! follows.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+use super::open::OpenFile;
+use super::resolve::{Outcome, join};
+use super::upper::Data;
+use super::{Caller, Entry, Inode, OpenHow, View};
+use crate::layer::machinery;
+use crate::rules::Pos;
+use crate::sys::creds::as_caller;
+use crate::sys::{Errno, Res};
+
+/// Where a new name goes.
+pub(super) struct Place {
+    pub(super) parent: Arc<Inode>,
+    pub(super) pos: Pos,
+    pub(super) path: Vec<u8>,
+    pub(super) upper: u8,
+    /// The upper says that the name is deleted.
+    pub(super) whiteout: bool,
+}
+
+impl View {
+    /// Checks that a name is free and may be made.
+    ///
+    /// # Errors
+    /// `EEXIST`, `EROFS`, `EPERM` for a name of the machinery, `ENAMETOOLONG`.
+    pub(super) fn place(&self, parent: u64, name: &[u8]) -> Res<Place> {
+        let parent = self.inode(parent)?;
+        let dir = self.dir(&parent)?;
+        let whiteout = match self.resolve(&dir, name)? {
+            Outcome::Here(_) => return Err(Errno::EXIST),
+            Outcome::Absent { whiteout } => whiteout,
+        };
+        let pos = self.rules.step(dir.pos, name);
+        let upper = self.writable(pos)?;
+        if machinery::is_ours(name, self.layers[upper as usize].form()) {
+            return Err(Errno::PERM);
+        }
+        Ok(Place {
+            parent,
+            pos,
+            path: join(&dir.path, name),
+            upper,
+            whiteout,
+        })
+    }
+
+    fn make<T>(
+        &self,
+        place: &Place,
+        name: &[u8],
+        is_dir: bool,
+        make: impl Fn(&OwnedFd, &[u8]) -> Res<T>,
+    ) -> Res<T> {
+        let dir = self.parent_in_upper(&place.parent, place.pos, &place.path)?;
+        if !place.whiteout {
+            return make(&dir, name);
+        }
+        let layer = &self.layers[place.upper as usize];
+        layer.staged(
+            &dir,
+            |stage| make(&dir, stage),
+            |stage, _| {
+                if is_dir {
+                    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let made = rustix::fs::openat(&dir, stage, flags, Mode::empty())?;
+                    layer.mark_opaque(made)?;
+                }
+                layer.over_whiteout(&dir, stage, name, is_dir)
+            },
+        )
+    }
+
+    fn entry(&self, place: &Place, name: &[u8]) -> Res<(Entry, Arc<Inode>)> {
+        let dir = self.dir(&place.parent)?;
+        match self.resolve(&dir, name)? {
+            Outcome::Here(here) => {
+                let (attr, inode) = self.enter(&place.parent, name, *here)?;
+                Ok((Entry { attr }, inode))
+            }
+            Outcome::Absent { .. } => Err(Errno::NOENT),
+        }
+    }
+
+    /// Makes and opens a regular file.
+    ///
+    /// # Errors
+    /// As open(2) with O_CREAT.
+    pub fn create(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+        how: OpenHow,
+        caller: Caller,
+    ) -> Res<(Entry, u64)> {
+        let place = match self.place(parent, name) {
+            // Someone else made it after the kernel looked.
+            Err(Errno::EXIST) if !how.flags.contains(OFlags::EXCL) => {
+                let entry = self.lookup(parent, name)?;
+                let number = entry.attr.number;
+                return match self.open(number, how, caller) {
+                    Ok(handle) => Ok((entry, handle)),
+                    Err(e) => {
+                        self.forget(number, 1);
+                        Err(e)
+                    }
+                };
+            }
+            place => place?,
+        };
+        let flags = how.backing() | OFlags::CREATE | OFlags::EXCL;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        let file = self.make(&place, name, false, |dir, name| {
+            as_caller(caller, umask, || rustix::fs::openat(dir, name, flags, mode))
+        })?;
+        let (entry, inode) = self.entry(&place, name)?;
+        let epoch = inode.data.state.read().epoch;
+        Ok((
+            entry,
+            self.files.insert(OpenFile::new(inode, how, file, epoch)),
+        ))
+    }
+
+    /// Makes a file of any type but a directory or a symlink.
+    ///
+    /// # Errors
+    /// As mknod(2); `EPERM` for the device number that stands for another.
+    pub fn mknod(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+        rdev: u64,
+        caller: Caller,
+    ) -> Res<Entry> {
+        let place = self.place(parent, name)?;
+        let (kind, rdev) = match mode & libc::S_IFMT {
+            0 | libc::S_IFREG => (FileType::RegularFile, 0),
+            libc::S_IFIFO => (FileType::Fifo, 0),
+            libc::S_IFSOCK => (FileType::Socket, 0),
+            libc::S_IFBLK => (FileType::BlockDevice, rdev),
+            libc::S_IFCHR if rdev == machinery::STORED_NULL_DEVICE => return Err(Errno::PERM),
+            // 0:0 is the whiteout: a node's own is stored as a device that stands for it.
+            libc::S_IFCHR if rdev == machinery::NULL_DEVICE => {
+                (FileType::CharacterDevice, machinery::STORED_NULL_DEVICE)
+            }
+            libc::S_IFCHR => (FileType::CharacterDevice, rdev),
+            _ => return Err(Errno::INVAL),
+        };
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        self.make(&place, name, false, |dir, name| {
+            as_caller(caller, umask, || {
+                rustix::fs::mknodat(dir, name, kind, mode, rdev)
+            })
+        })?;
+        Ok(self.entry(&place, name)?.0)
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn mkdir(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+        caller: Caller,
+    ) -> Res<Entry> {
+        let place = self.place(parent, name)?;
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        self.make(&place, name, true, |dir, name| {
+            as_caller(caller, umask, || rustix::fs::mkdirat(dir, name, mode))
+        })?;
+        Ok(self.entry(&place, name)?.0)
+    }
+
+    /// Makes a symlink.
+    ///
+    /// # Errors
+    /// As symlink(2).
+    pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8], caller: Caller) -> Res<Entry> {
+        let place = self.place(parent, name)?;
+        self.make(&place, name, false, |dir, name| {
+            as_caller(caller, 0, || rustix::fs::symlinkat(target, dir, name))
+        })?;
+        Ok(self.entry(&place, name)?.0)
+    }
+
+    /// Gives an object another name in its zone.
+    ///
+    /// # Errors
+    /// As link(2); `EXDEV` into another zone.
+    pub fn link(&self, number: u64, parent: u64, name: &[u8]) -> Res<Entry> {
+        let inode = self.inode(number)?;
+        let place = self.place(parent, name)?;
+        let zone = inode.data.state.read().pos.zone;
+        if zone != place.pos.zone {
+            return Err(Errno::XDEV);
+        }
+        if inode.is_nameless() {
+            return Err(Errno::NOENT);
+        }
+        let here = self.copy_up(&inode, Data::Whole)?;
+        let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+        self.make(&place, name, false, |dir, name| {
+            rustix::fs::linkat(fd, c"", dir, name, AtFlags::EMPTY_PATH)
+        })?;
+        Ok(self.entry(&place, name)?.0)
+    }
+}

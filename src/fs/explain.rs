@@ -1,0 +1,344 @@
+//! Why a path is what it is: every layer that is looked at, what is there, and which one wins.
+//! What wins is asked of the same code that serves requests, so the two cannot differ.
+
+use serde::Serialize;
+
+use super::resolve::{Dir, Here, Outcome, join};
+use super::{Source, Src, View};
+use crate::layer::Found;
+use crate::rules::{Zone, ZoneKind};
+use crate::sys::{Errno, Res};
+use crate::tables::LiteOption;
+
+/// A symlink in a path is followed this often (MAXSYMLINKS, include/linux/namei.h).
+const MAX_LINKS: usize = 40;
+
+/// One layer that was looked at.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Look {
+    /// `tmpfs upper`, `litetree 1`, `image`.
+    pub layer: String,
+    /// The path on the server.
+    pub path: String,
+    /// `file`, `directory`, `opaque directory`, `whiteout`, `nothing`, or why it is not there.
+    pub found: String,
+    /// This layer's object is what the view shows (for a directory: is part of it).
+    pub wins: bool,
+}
+
+/// What governs a path and where its content comes from.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Explanation {
+    /// As asked.
+    pub asked: String,
+    /// Without symlinks in its directories.
+    pub path: String,
+    /// The option that governs: `tmpfs`, `ro`, …, or `outside every rule`.
+    pub option: String,
+    /// The path where the zone begins.
+    pub zone: String,
+    /// Index of the rule among the node's, where a litefile rule governs.
+    #[serde(skip)]
+    pub rule: Option<usize>,
+    /// The path is a rule's own, or a rule lies below: it can't be removed or renamed.
+    pub guarded: bool,
+    /// Every layer of the zone, in order.
+    pub layers: Vec<Look>,
+    /// What the view shows: `file`, `directory`, …, `nothing`.
+    pub shows: String,
+    /// st_ino, where there is something.
+    pub number: Option<u64>,
+    /// Where the content comes from, in words.
+    pub from: String,
+    /// Where a write would go; `None` where it fails with EROFS.
+    pub writes_to: Option<String>,
+}
+
+/// A file type in words.
+pub fn kind_word(kind: u32) -> &'static str {
+    match kind {
+        libc::S_IFDIR => "directory",
+        libc::S_IFLNK => "symlink",
+        libc::S_IFREG => "file",
+        libc::S_IFIFO => "FIFO",
+        libc::S_IFSOCK => "socket",
+        libc::S_IFBLK => "block device",
+        libc::S_IFCHR => "character device",
+        _ => "unknown",
+    }
+}
+
+fn lossy(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+fn shown(path: &[u8]) -> String {
+    format!("/{}", lossy(path))
+}
+
+/// Where a walk with symlinks followed has come to.
+enum Walk {
+    /// The directory, the last name, and what it is.
+    Done {
+        dir: Dir,
+        name: Vec<u8>,
+        outcome: Outcome,
+    },
+    /// The root itself.
+    Root(Box<Here>),
+}
+
+impl View {
+    fn root_dir(&self) -> Res<Dir> {
+        self.root_object()?.into_dir()
+    }
+
+    /// Walks a path as a process in the view would; what does not exist is taken by its word.
+    fn walk(&self, path: &[u8], follow_last: bool) -> Res<Walk> {
+        let mut todo: Vec<Vec<u8>> = split_names(path);
+        let mut above: Vec<Dir> = Vec::new();
+        let mut dir = self.root_dir()?;
+        let mut links = 0;
+        while let Some(name) = todo.pop() {
+            if name == b".." {
+                dir = above.pop().unwrap_or(dir);
+                continue;
+            }
+            let last = todo.is_empty();
+            let outcome = self.resolve(&dir, &name)?;
+            if let Outcome::Here(here) = &outcome
+                && here.kind() == libc::S_IFLNK
+                && (!last || follow_last)
+            {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Errno::LOOP);
+                }
+                let target = self.readlink_of(here)?;
+                if target.starts_with(b"/") {
+                    above.clear();
+                    dir = self.root_dir()?;
+                }
+                todo.extend(split_names(&target));
+                if todo.is_empty() {
+                    break;
+                }
+                continue;
+            }
+            if last {
+                return Ok(Walk::Done { dir, name, outcome });
+            }
+            let next = match outcome {
+                Outcome::Here(here) if here.attr.stat.is_dir() => here.into_dir()?,
+                _ => Dir {
+                    path: join(&dir.path, &name),
+                    pos: self.rules.step(dir.pos, &name),
+                    srcs: Default::default(),
+                },
+            };
+            above.push(std::mem::replace(&mut dir, next));
+        }
+        match (dir.path.is_empty(), above.pop()) {
+            (false, Some(parent)) => {
+                let name = crate::sys::obj::split(&dir.path).1.to_vec();
+                let outcome = self.resolve(&parent, &name)?;
+                Ok(Walk::Done {
+                    dir: parent,
+                    name,
+                    outcome,
+                })
+            }
+            _ => self.root_object().map(Walk::Root),
+        }
+    }
+
+    /// The path with the symlinks in its directories followed, and for `follow_last` a symlink at
+    /// its end; without a leading slash. What does not exist is taken by its word.
+    ///
+    /// # Errors
+    /// `ELOOP`, and what the layers answer.
+    pub fn canonical(&self, path: &[u8], follow_last: bool) -> Res<Vec<u8>> {
+        Ok(match self.walk(path, follow_last)? {
+            Walk::Done { dir, name, .. } => join(&dir.path, &name),
+            Walk::Root(_) => Vec::new(),
+        })
+    }
+
+    /// Why a path is what it is.
+    ///
+    /// # Errors
+    /// `ELOOP`, `ENAMETOOLONG`, and `EIO` where a store on the way is missing.
+    pub fn explain(&self, path: &[u8]) -> Res<Explanation> {
+        let (at, pos, candidates, outcome) = match self.walk(path, false)? {
+            Walk::Done { dir, name, outcome } => {
+                let pos = self.rules.step(dir.pos, &name);
+                let candidates = self.candidates(&dir, pos);
+                (join(&dir.path, &name), pos, candidates, outcome)
+            }
+            Walk::Root(here) => {
+                let pos = self.rules.root();
+                let stack = self.stack(self.rules.zone(pos.zone));
+                (Vec::new(), pos, stack, Outcome::Here(here))
+            }
+        };
+        let zone = self.rules.zone(pos.zone);
+        let winners: Vec<Src> = match &outcome {
+            Outcome::Here(here) => match &here.source {
+                Source::Dir(srcs) | Source::Con(srcs) => srcs.to_vec(),
+                Source::One(src) => vec![*src],
+                _ => Vec::new(),
+            },
+            Outcome::Absent { .. } => Vec::new(),
+        };
+        let layers = candidates
+            .iter()
+            .map(|&candidate| {
+                let winner = winners
+                    .iter()
+                    .find(|src| src.layer == candidate.layer)
+                    .copied();
+                self.look(zone, &at, winner.unwrap_or(candidate), winner.is_some())
+            })
+            .collect();
+        let (shows, number, from) = match &outcome {
+            Outcome::Here(here) => (
+                kind_word(here.kind()).into(),
+                Some(here.attr.number),
+                self.from_words(here),
+            ),
+            Outcome::Absent { whiteout: true } => {
+                ("nothing".into(), None, "deleted in the upper".into())
+            }
+            Outcome::Absent { .. } => ("nothing".into(), None, "no layer has it".into()),
+        };
+        let writes_to = self
+            .writable(pos)
+            .ok()
+            .map(|upper| self.server_path(upper, zone.layer_path(&at)));
+        Ok(Explanation {
+            asked: lossy(path),
+            path: shown(&at),
+            option: option_word(zone).into(),
+            zone: shown(&zone.path),
+            rule: zone.rule,
+            guarded: self.rules.guarded(pos),
+            layers,
+            shows,
+            number,
+            from,
+            writes_to,
+        })
+    }
+
+    fn look(&self, zone: &Zone, path: &[u8], src: Src, wins: bool) -> Look {
+        let layer = self.layer(src);
+        let at = self.layer_path(zone, path, src);
+        let found = match layer.probe(&at) {
+            Ok(Found::Absent) => "nothing".into(),
+            Ok(Found::Whiteout) => "whiteout".into(),
+            Ok(Found::Object(object)) => {
+                let opaque = object.stat.is_dir() && layer.opaque(&object).unwrap_or(false);
+                let word = kind_word(object.stat.kind());
+                if opaque {
+                    format!("opaque {word}")
+                } else {
+                    word.into()
+                }
+            }
+            Err(e) => layer.missing().unwrap_or_else(|| e.to_string()),
+        };
+        let label = layer.spec().label.clone();
+        Look {
+            layer: label,
+            path: self.server_path(src.layer, &at),
+            found,
+            wins,
+        }
+    }
+
+    /// A layer's path on the server.
+    fn server_path(&self, layer: u8, path: &[u8]) -> String {
+        let spec = self.layers[layer as usize].spec();
+        let mut full = spec.base.display().to_string();
+        for part in [spec.sub.as_deref().unwrap_or(b""), path] {
+            if !part.is_empty() {
+                full.push('/');
+                full.push_str(&lossy(part));
+            }
+        }
+        full
+    }
+
+    fn from_words(&self, here: &Here) -> String {
+        let label = |src: &Src| self.layer(*src).spec().label.clone();
+        match &here.source {
+            Source::One(src) => label(src),
+            Source::Dir(srcs) if srcs.is_empty() => "only the view: a rule calls for it".into(),
+            Source::Dir(srcs) => {
+                let labels: Vec<String> = srcs.iter().map(label).collect();
+                if labels.len() == 1 {
+                    labels[0].clone()
+                } else {
+                    format!("merged from {}", labels.join(", "))
+                }
+            }
+            Source::Con(srcs) => {
+                let labels: Vec<String> = srcs.iter().map(label).collect();
+                format!("concatenated from {}", labels.join(", "))
+            }
+            Source::Empty => "only the view: a rule calls for it and no layer has it".into(),
+            Source::Link(target) => format!("only the view: a symlink to {}", lossy(target)),
+            Source::Text(_) => "only the view".into(),
+        }
+    }
+
+    /// `/.statelite/statelite.log`: for each rule, what was chosen and why.
+    pub(super) fn render_log(&self) -> String {
+        use std::fmt::Write;
+        let mut log = String::new();
+        for zone in self.rules.zones().iter().filter(|zone| zone.rule.is_some()) {
+            let path = shown(&zone.path);
+            let line = match self.explain(&zone.path) {
+                Ok(why) => {
+                    let to = why
+                        .writes_to
+                        .map_or("nothing is written".into(), |to| format!("writes to {to}"));
+                    format!(
+                        "{path}: {}: {} from {}; {to}",
+                        why.option, why.shows, why.from
+                    )
+                }
+                Err(e) => format!("{path}: {}: {e}", option_word(zone)),
+            };
+            // Writing to a String cannot fail.
+            if writeln!(log, "{line}").is_err() {
+                break;
+            }
+        }
+        log
+    }
+}
+
+fn option_word(zone: &Zone) -> &'static str {
+    match &zone.kind {
+        ZoneKind::Outside => "outside every rule",
+        ZoneKind::Lite(LiteOption::Tmpfs) => "tmpfs",
+        ZoneKind::Lite(LiteOption::Persistent) => "persistent",
+        ZoneKind::Lite(LiteOption::Localdisk) => "localdisk",
+        ZoneKind::Lite(LiteOption::Con) => "con",
+        ZoneKind::Lite(LiteOption::Ro) => "ro",
+        ZoneKind::Mirror(_) => "an upper as it is, read-only",
+        ZoneKind::Default => "the image's own version, read-only",
+        ZoneKind::Chain(_) => "link chain",
+        ZoneKind::Text(_) | ZoneKind::Virtual => "only in the view",
+    }
+}
+
+/// The names of a path, last first, "." and empty ones left out.
+fn split_names(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|b| *b == b'/')
+        .filter(|name| !name.is_empty() && *name != b".")
+        .map(<[u8]>::to_vec)
+        .rev()
+        .collect()
+}

@@ -1,0 +1,202 @@
+//! The conductor: one node's view, one file per family of operations. Each calls inode, rules and
+//! layer, in that order, and replies with plain structs, so that tests need no mount and a second
+//! transport can stand beside the first.
+//!
+//! Owns: what a view is made of, and the order of steps in an operation. May not: know of FUSE
+//! types, or do I/O other than through `layer` and `sys`.
+//!
+//! Lock order: an inode's `copying`, a child's before its parent's; then the table (`inode::table`);
+//! then an inode's `state`; then a handle's `file`. `state` and `file` are never held across I/O.
+
+mod attr;
+mod create;
+mod dir;
+pub mod explain;
+mod io;
+mod lookup;
+mod node;
+mod open;
+mod remove;
+mod rename;
+mod resolve;
+mod seed;
+mod texts;
+mod upper;
+mod xattr;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use crate::sys::creds::Caller;
+pub use attr::Changes;
+pub use dir::{DirEntry, Directory};
+pub use node::{Node, Source, Src};
+pub use open::{OpenFile, OpenHow};
+
+use crate::inode::{self, Handles, id};
+use crate::layer::Layer;
+use crate::rules::{RuleTree, UpperKind};
+use crate::sys::obj::Stat;
+use crate::sys::{Errno, Res};
+
+/// An inode of a view.
+pub type Inode = inode::Inode<Node>;
+
+/// What the kernel is told of an object. Times are seconds and nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Attr {
+    /// nodeid and st_ino.
+    pub number: u64,
+    /// All else, as stat(2) tells it.
+    pub stat: Stat,
+}
+
+/// A reply that the kernel counts as a lookup.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// The object.
+    pub attr: Attr,
+}
+
+/// The layers of a view by their part in it.
+#[derive(Debug, Default)]
+pub struct Roles {
+    /// The image; several for a mount without tables, the first on top.
+    pub images: Vec<u8>,
+    /// The litetrees, in order.
+    pub trees: Vec<u8>,
+    /// The tmpfs upper.
+    pub tmpfs: Option<u8>,
+    /// The persistent upper.
+    pub persistent: Option<u8>,
+    /// The local disk upper.
+    pub localdisk: Option<u8>,
+}
+
+/// How a litetree directory combines with what is below it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum TreeMode {
+    /// All levels merge (SEMANTICS section 2).
+    #[default]
+    Merge,
+    /// The first that is not empty is taken whole, as xCAT's script does.
+    First,
+}
+
+/// How a view behaves, beside its rules.
+#[derive(Clone, Debug)]
+pub struct ViewOptions {
+    /// For how long what was found in the layers is believed, here and in the kernel.
+    pub lifetime: Duration,
+    /// How litetree directories combine.
+    pub trees: TreeMode,
+    /// Copy persistent paths whole before the first use, and look at nothing below afterwards.
+    pub eager_seed: bool,
+}
+
+/// All that a view is made of.
+#[derive(Debug)]
+pub struct ViewSpec {
+    /// The node's name, for messages.
+    pub name: String,
+    /// Compiled rules.
+    pub rules: RuleTree,
+    /// Every layer; [`Roles`] says which is what.
+    pub layers: Vec<Arc<Layer>>,
+    /// Indices into `layers`.
+    pub roles: Roles,
+    /// `/.statelite/litefile` and `/.statelite/litetree`.
+    pub texts: (String, String),
+    /// Behaviour.
+    pub options: ViewOptions,
+}
+
+/// One node's root.
+#[derive(Debug)]
+pub struct View {
+    name: String,
+    rules: RuleTree,
+    layers: Vec<Arc<Layer>>,
+    roles: Roles,
+    options: ViewOptions,
+    texts: texts::Texts,
+    inodes: inode::Table<Node>,
+    files: Handles<OpenFile>,
+    dirs: Handles<Directory>,
+}
+
+impl View {
+    /// A view over its layers, ready to serve.
+    ///
+    /// # Errors
+    /// `EIO` where the image or a store is missing, and what a store answers when it is tried out
+    /// or, with `eager_seed`, filled.
+    pub fn new(spec: ViewSpec) -> Res<View> {
+        let root = Node::new(
+            spec.rules.root(),
+            libc::S_IFDIR,
+            Source::Dir(Default::default()),
+        );
+        let view = View {
+            name: spec.name,
+            rules: spec.rules,
+            layers: spec.layers,
+            roles: spec.roles,
+            options: spec.options,
+            texts: texts::Texts::new(spec.texts),
+            inodes: inode::Table::new(root),
+            files: Handles::default(),
+            dirs: Handles::default(),
+        };
+        view.root_object()?;
+        for layer in view.layers.iter().filter(|layer| layer.is_upper()) {
+            // A store that is not there now is tried out when it comes back.
+            if layer.missing().is_none() {
+                layer.caps()?;
+                layer.clean_work()?;
+            }
+        }
+        if view.options.eager_seed {
+            view.seed()?;
+        }
+        Ok(view)
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// For how long the kernel may believe a reply.
+    pub fn lifetime(&self) -> Duration {
+        self.options.lifetime
+    }
+
+    /// How many inodes the kernel holds.
+    pub fn inode_count(&self) -> usize {
+        self.inodes.len()
+    }
+
+    fn inode(&self, number: u64) -> Res<Arc<Inode>> {
+        self.inodes.get(number).ok_or(Errno::STALE)
+    }
+
+    fn layer(&self, src: Src) -> &Layer {
+        &self.layers[src.layer as usize]
+    }
+
+    fn upper_of(&self, kind: UpperKind) -> Option<u8> {
+        match kind {
+            UpperKind::Tmpfs => self.roles.tmpfs,
+            UpperKind::Persistent => self.roles.persistent,
+            UpperKind::Localdisk => self.roles.localdisk,
+        }
+    }
+
+    /// The number of an object of an upper: the one it had before it was copied up, or its own.
+    fn upper_number(&self, layer: u8, fd: &OwnedFd, stat: &Stat) -> Res<u64> {
+        let stored = self.layers[layer as usize].stored_number(fd, stat)?;
+        Ok(stored.unwrap_or_else(|| id::of_upper(layer, stat.ino, stat.btime)))
+    }
+}

@@ -1,0 +1,96 @@
+//! What a view keeps of an inode: where in the rules it stands, and which layers have it.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
+
+use crate::rules::{Pos, Text};
+
+/// A layer that has an object.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Src {
+    /// Index of the layer.
+    pub layer: u8,
+    /// The object lies below the layer's `.default` (an image that liteimg rewrote).
+    pub default: bool,
+}
+
+/// Layers in the order in which they are looked at.
+pub(super) type Srcs = SmallVec<[Src; 4]>;
+
+/// Where an object's contents come from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Source {
+    /// A directory, merged from these; none for one that only the view has.
+    Dir(Srcs),
+    /// Anything else, from one layer.
+    One(Src),
+    /// A file that is the concatenation of several.
+    Con(Srcs),
+    /// An empty file that exists nowhere.
+    Empty,
+    /// A symlink that only the view has.
+    Link(Box<[u8]>),
+    /// A text that only the view has.
+    Text(Text),
+}
+
+/// What can change of an inode's state.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Place in the rules.
+    pub pos: Pos,
+    /// Type bits.
+    pub kind: u32,
+    /// Where the contents come from.
+    pub source: Source,
+    /// When the layers were last looked at.
+    pub checked: Instant,
+    /// What is left when the last name is gone, `O_PATH`.
+    pub orphan: Option<Arc<Orphan>>,
+    /// Rises with each copy-up: an open file with an older one reopens.
+    pub epoch: u32,
+}
+
+/// An object without a name.
+#[derive(Debug)]
+pub struct Orphan {
+    /// Still reaches it.
+    pub fd: OwnedFd,
+    /// It lies in this upper, and may be changed.
+    pub upper: Option<u8>,
+}
+
+/// An inode's payload.
+#[derive(Debug)]
+pub struct Node {
+    /// Short critical sections only; never across I/O.
+    pub state: RwLock<State>,
+    /// Held while the object is copied up.
+    pub copying: Mutex<()>,
+}
+
+impl Node {
+    /// A node as it was just found.
+    pub fn new(pos: Pos, kind: u32, source: Source) -> Node {
+        Node {
+            state: RwLock::new(State {
+                pos,
+                kind,
+                source,
+                checked: Instant::now(),
+                orphan: None,
+                epoch: 0,
+            }),
+            copying: Mutex::new(()),
+        }
+    }
+
+    /// A copy of the state.
+    pub fn snapshot(&self) -> State {
+        self.state.read().clone()
+    }
+}

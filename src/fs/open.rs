@@ -1,0 +1,162 @@
+//! OPEN, CREATE's handle, RELEASE; and which descriptor serves an open file.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::RwLock;
+use rustix::fs::OFlags;
+
+use super::resolve::Here;
+use super::upper::Data;
+use super::{Caller, Inode, Source, View};
+use crate::sys::obj;
+use crate::sys::{Errno, Res};
+
+/// open(2)'s flags as far as they matter here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OpenHow {
+    /// Access mode and flags.
+    pub flags: OFlags,
+}
+
+impl OpenHow {
+    /// From a request's `open_flags`.
+    pub fn from_raw(flags: i32) -> OpenHow {
+        OpenHow {
+            flags: OFlags::from_bits_retain(flags as u32),
+        }
+    }
+
+    /// May the file be written through this?
+    pub fn writes(self) -> bool {
+        !(self.flags & OFlags::ACCMODE).is_empty()
+    }
+
+    /// What the backing file is opened with. O_APPEND is the kernel's business: it sends offsets;
+    /// O_DIRECT is between the caller and the kernel's cache.
+    pub(super) fn backing(self) -> OFlags {
+        self.flags & (OFlags::ACCMODE | OFlags::SYNC | OFlags::DSYNC)
+    }
+}
+
+/// An open regular file.
+#[derive(Debug)]
+pub struct OpenFile {
+    inode: Arc<Inode>,
+    how: OpenHow,
+    /// Replaced when the file is copied up: a reader then sees later writes.
+    file: RwLock<Arc<OwnedFd>>,
+    epoch: AtomicU32,
+}
+
+impl OpenFile {
+    pub(super) fn new(inode: Arc<Inode>, how: OpenHow, file: OwnedFd, epoch: u32) -> OpenFile {
+        let file = RwLock::new(Arc::new(file));
+        OpenFile {
+            inode,
+            how,
+            file,
+            epoch: AtomicU32::new(epoch),
+        }
+    }
+
+    /// The descriptor as it is, perhaps of before a copy-up.
+    pub(super) fn current(&self) -> Arc<OwnedFd> {
+        self.file.read().clone()
+    }
+
+    pub(super) fn writes(&self) -> bool {
+        self.how.writes()
+    }
+}
+
+impl View {
+    /// Opens a regular file; for writing, copies it up first. Returns the handle's number.
+    ///
+    /// # Errors
+    /// `EROFS` for a write outside writable zones; what copy-up and opening answer.
+    pub fn open(&self, number: u64, how: OpenHow, caller: Caller) -> Res<u64> {
+        let inode = self.inode(number)?;
+        let truncate = how.flags.contains(OFlags::TRUNC);
+        let (file, epoch) = if how.writes() || truncate {
+            let data = if truncate { Data::Nothing } else { Data::Whole };
+            let here = self.copy_up(&inode, data)?;
+            let epoch = inode.data.state.read().epoch;
+            let file = self.open_upper(&here, how)?;
+            if truncate {
+                self.empty(&here, &file, how, caller)?;
+            }
+            (file, epoch)
+        } else {
+            let epoch = inode.data.state.read().epoch;
+            (self.open_to_read(&*self.object(&inode)?)?, epoch)
+        };
+        Ok(self.files.insert(OpenFile::new(inode, how, file, epoch)))
+    }
+
+    /// O_TRUNC (FUSE_ATOMIC_O_TRUNC leaves it to us).
+    fn empty(&self, here: &Here, file: &OwnedFd, how: OpenHow, caller: Caller) -> Res<()> {
+        if how.writes() {
+            rustix::fs::ftruncate(file, 0)?;
+        } else {
+            let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+            rustix::fs::ftruncate(obj::reopen(fd, OFlags::WRONLY)?, 0)?;
+        }
+        if caller.uid != 0 {
+            obj::kill_suid(file)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn open_upper(&self, here: &Here, how: OpenHow) -> Res<OwnedFd> {
+        if here.kind() != libc::S_IFREG {
+            return Err(Errno::STALE);
+        }
+        obj::reopen(here.fd.as_ref().ok_or(Errno::IO)?, how.backing())
+    }
+
+    fn open_to_read(&self, here: &Here) -> Res<OwnedFd> {
+        if let Source::Con(_) | Source::Empty = here.source {
+            let whole = rustix::fs::memfd_create(c"con", rustix::fs::MemfdFlags::CLOEXEC)?;
+            let mut at = 0;
+            for (part, size) in self.open_contents(here)? {
+                at += crate::sys::copy::range(&part, 0, &whole, at, size)?;
+            }
+            return Ok(whole);
+        }
+        let mut parts = self.open_contents(here)?;
+        parts.pop().map(|(fd, _)| fd).ok_or(Errno::IO)
+    }
+
+    /// The descriptor that serves a request: the handle's, brought up to date after a copy-up; for
+    /// a handle that is not known, one opened for this request.
+    pub(super) fn file(&self, number: u64, handle: u64, write: bool) -> Res<Arc<OwnedFd>> {
+        let Some(open) = self.files.get(handle) else {
+            let inode = self.inode(number)?;
+            if write {
+                let here = self.copy_up(&inode, Data::Whole)?;
+                let how = OpenHow {
+                    flags: OFlags::RDWR,
+                };
+                return self.open_upper(&here, how).map(Arc::new);
+            }
+            return self.open_to_read(&*self.object(&inode)?).map(Arc::new);
+        };
+        let epoch = open.inode.data.state.read().epoch;
+        if open.epoch.load(Ordering::Acquire) != epoch {
+            let here = self.object(&open.inode)?;
+            let file = Arc::new(self.open_upper(&here, open.how)?);
+            *open.file.write() = file.clone();
+            open.epoch.store(epoch, Ordering::Release);
+            return Ok(file);
+        }
+        Ok(open.current())
+    }
+
+    /// Lets go of a handle.
+    pub fn release(&self, handle: u64) {
+        self.files.remove(handle);
+    }
+}

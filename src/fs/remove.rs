@@ -1,0 +1,114 @@
+//! UNLINK, RMDIR: what only the upper has goes; what a lower layer has gets a whiteout.
+
+use super::resolve::{Dir, Here, Outcome};
+use super::{Inode, View};
+use crate::rules::Pos;
+use crate::sys::{Errno, Res};
+
+impl View {
+    /// Removes a name of anything but a directory.
+    ///
+    /// # Errors
+    /// As unlink(2); `EBUSY` for a rule's own path.
+    pub fn unlink(&self, parent: u64, name: &[u8]) -> Res<()> {
+        self.remove(parent, name, false)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// As rmdir(2); `EBUSY` for a rule's own path, or a directory that a rule lies below.
+    pub fn rmdir(&self, parent: u64, name: &[u8]) -> Res<()> {
+        self.remove(parent, name, true)
+    }
+
+    fn remove(&self, parent: u64, name: &[u8], directory: bool) -> Res<()> {
+        let parent = self.inode(parent)?;
+        let dir = self.dir(&parent)?;
+        let mut here = self.present(&dir, name)?;
+        if self.rules.guarded(here.pos) {
+            return Err(Errno::BUSY);
+        }
+        let upper = self.writable(here.pos)?;
+        match here.kind() == libc::S_IFDIR {
+            true if !directory => return Err(Errno::ISDIR),
+            false if directory => return Err(Errno::NOTDIR),
+            true => self.check_empty(&here)?,
+            false => {}
+        }
+        let below = self.has_below(&dir, here.pos, name, upper)?;
+        let at = self.parent_in_upper(&parent, here.pos, &here.path)?;
+        let layer = &self.layers[upper as usize];
+        if below {
+            layer.whiteout(&at, name)?;
+        } else {
+            layer.take_away(&at, name, &here.attr.stat)?;
+        }
+        self.number_gone(&here, upper)?;
+        let number = here.attr.number;
+        let orphan = self.keep_orphan(&mut here);
+        self.name_gone(number, &parent, name, orphan);
+        Ok(())
+    }
+
+    /// A stored number goes with its object's last name.
+    pub(super) fn number_gone(&self, here: &Here, upper: u8) -> Res<()> {
+        match here.upper {
+            Some(_) => self.layers[upper as usize].drop_number(&here.attr.stat),
+            None => Ok(()),
+        }
+    }
+
+    /// What a name is.
+    ///
+    /// # Errors
+    /// `ENOENT` where it is nothing.
+    pub(super) fn present(&self, dir: &Dir, name: &[u8]) -> Res<Here> {
+        match self.resolve(dir, name)? {
+            Outcome::Here(here) => Ok(*here),
+            Outcome::Absent { .. } => Err(Errno::NOENT),
+        }
+    }
+
+    /// Is a directory empty as the view shows it?
+    ///
+    /// # Errors
+    /// `ENOTEMPTY` where it is not.
+    pub(super) fn check_empty(&self, here: &Here) -> Res<()> {
+        let super::Source::Dir(srcs) = &here.source else {
+            return Err(Errno::NOTDIR);
+        };
+        let dir = Dir {
+            path: here.path.clone(),
+            pos: here.pos,
+            srcs: srcs.clone(),
+        };
+        for (name, ..) in self.list(&dir)? {
+            if let Outcome::Here(_) = self.resolve(&dir, &name)? {
+                return Err(Errno::NOTEMPTY);
+            }
+        }
+        Ok(())
+    }
+
+    /// Would something show at this name if the upper had nothing there?
+    pub(super) fn has_below(&self, dir: &Dir, pos: Pos, name: &[u8], upper: u8) -> Res<bool> {
+        let mut below = dir.clone();
+        below.srcs.retain(|src| src.layer != upper);
+        if below.srcs.is_empty() && !self.rules.is_mtab(pos) {
+            return Ok(false);
+        }
+        Ok(matches!(self.resolve(&below, name)?, Outcome::Here(_)))
+    }
+
+    /// Is this a directory that only the upper has?
+    pub(super) fn is_pure(&self, here: &Here, upper: u8) -> bool {
+        matches!(&here.source, super::Source::Dir(srcs)
+            if srcs.len() == 1 && srcs[0].layer == upper)
+    }
+
+    /// The inode that the kernel knows by this number, if it knows one.
+    pub(super) fn known(&self, here: &Here) -> Option<std::sync::Arc<Inode>> {
+        self.inodes.get(here.attr.number)
+    }
+}

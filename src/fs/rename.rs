@@ -1,0 +1,225 @@
+//! RENAME within a zone.
+//!
+//! One renameat2(2) in the upper does the move; what has to be so before it (copies, opaque
+//! marks, an emptied target) shows the same view, so that a crash between two steps leaves the
+//! old state or the new one. A whiteout that is needed at the source comes with the same call
+//! (RENAME_WHITEOUT) where the store can.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+
+use super::View;
+use super::resolve::{Here, Outcome};
+use super::upper::Data;
+use crate::layer::machinery::{self, Form};
+use crate::layer::{Layer, store};
+use crate::sys::obj;
+use crate::sys::{Errno, Res};
+
+/// One end of a rename.
+struct End<'a> {
+    dir: OwnedFd,
+    name: &'a [u8],
+    /// Something would show here if the upper had nothing.
+    below: bool,
+}
+
+impl View {
+    /// Renames; `NOREPLACE` and `EXCHANGE` as renameat2(2).
+    ///
+    /// # Errors
+    /// As rename(2); `EXDEV` across zones and for a directory with content from below; `EBUSY`
+    /// for what a rule names or lies below.
+    pub fn rename(
+        &self,
+        (parent, name): (u64, &[u8]),
+        (new_parent, new_name): (u64, &[u8]),
+        flags: RenameFlags,
+    ) -> Res<()> {
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let no_replace = flags.contains(RenameFlags::NOREPLACE);
+        if flags.contains(RenameFlags::WHITEOUT) || exchange && no_replace {
+            return Err(Errno::INVAL);
+        }
+        let (from_parent, to_parent) = (self.inode(parent)?, self.inode(new_parent)?);
+        let (from_dir, to_dir) = (self.dir(&from_parent)?, self.dir(&to_parent)?);
+        let from = self.present(&from_dir, name)?;
+        let to = match self.resolve(&to_dir, new_name)? {
+            Outcome::Here(to) => Some(*to),
+            Outcome::Absent { .. } => None,
+        };
+        match &to {
+            Some(_) if no_replace => return Err(Errno::EXIST),
+            None if exchange => return Err(Errno::NOENT),
+            _ => {}
+        }
+        let to_pos = self.rules.step(to_dir.pos, new_name);
+        if self.rules.guarded(from.pos) || self.rules.guarded(to_pos) {
+            return Err(Errno::BUSY);
+        }
+        let upper = self.writable(from.pos)?;
+        if from.pos.zone != to_pos.zone {
+            return Err(Errno::XDEV);
+        }
+        let layer = &self.layers[upper as usize];
+        if machinery::is_ours(new_name, layer.form()) {
+            return Err(Errno::PERM);
+        }
+        self.check_kinds(&from, to.as_ref(), upper, exchange)?;
+        if to
+            .as_ref()
+            .is_some_and(|to| to.attr.number == from.attr.number && !from.attr.stat.is_dir())
+        {
+            return Ok(()); // two names of one object: rename(2) does nothing
+        }
+
+        let from = self.in_upper(from)?;
+        let to = match to {
+            Some(to) if exchange => Some(self.in_upper(to)?),
+            other => other,
+        };
+        let source = End {
+            dir: self.parent_in_upper(&from_parent, from.pos, &from.path)?,
+            name,
+            below: self.has_below(&from_dir, from.pos, name, upper)?,
+        };
+        let target = End {
+            dir: self.parent_in_upper(
+                &to_parent,
+                to_pos,
+                &super::resolve::join(&to_dir.path, new_name),
+            )?,
+            name: new_name,
+            below: self.has_below(&to_dir, to_pos, new_name, upper)?,
+        };
+        match (exchange, &to) {
+            (true, Some(to)) => {
+                self.hide_below(layer, &from, target.below)?;
+                self.hide_below(layer, to, source.below)?;
+                store::rename(
+                    &source.dir,
+                    name,
+                    &target.dir,
+                    new_name,
+                    RenameFlags::EXCHANGE,
+                )?;
+            }
+            _ => self.move_over(layer, &from, to.as_ref(), &source, &target)?,
+        }
+
+        let moved = self.known(&from);
+        let replaced = to.as_ref().and_then(|to| self.known(to));
+        if exchange {
+            if let Some(inode) = &replaced {
+                self.inodes
+                    .rename(inode, (&to_parent, new_name), (&from_parent, name));
+            }
+        } else if let Some(mut to) = to {
+            self.number_gone(&to, upper)?;
+            let number = to.attr.number;
+            let orphan = self.keep_orphan(&mut to);
+            self.name_gone(number, &to_parent, new_name, orphan);
+        }
+        if let Some(inode) = &moved {
+            self.inodes
+                .rename(inode, (&from_parent, name), (&to_parent, new_name));
+        }
+        Ok(())
+    }
+
+    fn check_kinds(&self, from: &Here, to: Option<&Here>, upper: u8, exchange: bool) -> Res<()> {
+        let from_is_dir = from.attr.stat.is_dir();
+        if from_is_dir && !self.is_pure(from, upper) {
+            return Err(Errno::XDEV);
+        }
+        let Some(to) = to else { return Ok(()) };
+        let to_is_dir = to.attr.stat.is_dir();
+        if exchange {
+            let movable = !to_is_dir || self.is_pure(to, upper);
+            return if movable { Ok(()) } else { Err(Errno::XDEV) };
+        }
+        match (from_is_dir, to_is_dir) {
+            (true, false) => Err(Errno::NOTDIR),
+            (false, true) => Err(Errno::ISDIR),
+            (true, true) => self.check_empty(to),
+            (false, false) => Ok(()),
+        }
+    }
+
+    /// An end of the rename, copied up.
+    fn in_upper(&self, here: Here) -> Res<Here> {
+        if here.upper.is_some() {
+            return Ok(here);
+        }
+        let inode = self.known(&here).ok_or(Errno::STALE)?;
+        self.copy_up(&inode, Data::Whole).map(|here| *here)
+    }
+
+    /// A directory that is about to stand over something must hide it.
+    fn hide_below(&self, layer: &Layer, moved: &Here, below: bool) -> Res<()> {
+        match &moved.fd {
+            Some(fd) if below && moved.attr.stat.is_dir() => layer.mark_opaque(fd),
+            _ => Ok(()),
+        }
+    }
+
+    fn move_over(
+        &self,
+        layer: &Layer,
+        from: &Here,
+        to: Option<&Here>,
+        source: &End<'_>,
+        target: &End<'_>,
+    ) -> Res<()> {
+        let caps = layer.caps()?;
+        let is_dir = from.attr.stat.is_dir();
+        let there = match obj::stat_name(&target.dir, target.name) {
+            Ok(stat) => Some(stat),
+            Err(Errno::NOENT) => None,
+            Err(e) => return Err(e),
+        };
+        self.hide_below(layer, from, target.below)?;
+        if there.is_some_and(|stat| stat.is_dir()) && to.is_some() {
+            self.clear(layer, target)?;
+        }
+        if caps.form == Form::File {
+            if source.below {
+                layer.whiteout_beside(&source.dir, source.name)?;
+            }
+            let flags = RenameFlags::empty();
+            store::rename(&source.dir, source.name, &target.dir, target.name, flags)?;
+            return layer.end_whiteout_file(&target.dir, target.name);
+        }
+        if is_dir && there.is_some_and(|stat| !stat.is_dir()) {
+            // Only a whiteout can be here. It changes places with the directory, and stays at the
+            // source where one is needed.
+            let flags = RenameFlags::EXCHANGE;
+            store::rename(&source.dir, source.name, &target.dir, target.name, flags)?;
+            return match source.below {
+                true => Ok(()),
+                false => rustix::fs::unlinkat(&source.dir, source.name, AtFlags::empty()),
+            };
+        }
+        let flags = match source.below && caps.rename_whiteout {
+            true => RenameFlags::WHITEOUT,
+            false => RenameFlags::empty(),
+        };
+        store::rename(&source.dir, source.name, &target.dir, target.name, flags)?;
+        match source.below && !caps.rename_whiteout {
+            true => layer.whiteout(&source.dir, source.name),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes the whiteouts out of an empty directory that is about to be replaced, once nothing
+    /// below shows through it.
+    fn clear(&self, layer: &Layer, target: &End<'_>) -> Res<()> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&target.dir, target.name, flags, Mode::empty())?;
+        if target.below {
+            layer.mark_opaque(&dir)?;
+        }
+        store::empty_dir(&dir)
+    }
+}

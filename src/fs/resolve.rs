@@ -1,0 +1,571 @@
+//! Which layers have a name, and which one wins (SEMANTICS section 2). Everything that looks at
+//! layers by name comes through here.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use rustix::fs::OFlags;
+
+use super::node::Srcs;
+use super::{Attr, Inode, Source, Src, TreeMode, View};
+use crate::inode::id;
+use crate::layer::{Found, Object, machinery};
+use crate::rules::{Pos, Zone, ZoneKind};
+use crate::sys::obj::{self, Stat};
+use crate::sys::{Errno, Res};
+use crate::tables::LiteOption;
+
+/// A directory as the place to look names up in.
+#[derive(Clone, Debug)]
+pub(super) struct Dir {
+    pub(super) path: Vec<u8>,
+    pub(super) pos: Pos,
+    pub(super) srcs: Srcs,
+}
+
+/// An object that was found.
+#[derive(Debug)]
+pub(super) struct Here {
+    pub(super) path: Vec<u8>,
+    pub(super) pos: Pos,
+    pub(super) source: Source,
+    /// As the view shows it.
+    pub(super) attr: Attr,
+    /// The object in the layer that wins, `O_PATH`; `None` where it is only in the view.
+    pub(super) fd: Option<OwnedFd>,
+    /// The upper that has it.
+    pub(super) upper: Option<u8>,
+}
+
+impl Here {
+    pub(super) fn kind(&self) -> u32 {
+        self.attr.stat.kind()
+    }
+
+    /// As a place to look names up in.
+    ///
+    /// # Errors
+    /// `ENOTDIR` where it is something else.
+    pub(super) fn into_dir(self) -> Res<Dir> {
+        match self.source {
+            Source::Dir(srcs) => Ok(Dir {
+                path: self.path,
+                pos: self.pos,
+                srcs,
+            }),
+            _ => Err(Errno::NOTDIR),
+        }
+    }
+}
+
+/// What a name is.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Nothing; `whiteout` where the upper says so, and something may lie below.
+    Absent { whiteout: bool },
+    /// An object.
+    Here(Box<Here>),
+}
+
+/// What the layers have, before the view adds what rules call for.
+enum Merged {
+    Nothing { whiteout: bool },
+    Dir { srcs: Srcs, top: Object },
+    Other { src: Src, object: Object },
+}
+
+pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() {
+        name.to_vec()
+    } else {
+        [dir, b"/", name].concat()
+    }
+}
+
+impl View {
+    /// The layers of a zone in order, as they are looked at where the zone begins.
+    pub(super) fn stack(&self, zone: &Zone) -> Srcs {
+        let plain = |layer: u8| Src {
+            layer,
+            default: false,
+        };
+        let mut srcs = Srcs::new();
+        match &zone.kind {
+            ZoneKind::Outside | ZoneKind::Default => {
+                srcs.extend(self.roles.images.iter().copied().map(plain));
+            }
+            ZoneKind::Lite(_) => {
+                let upper = zone.writes_to().and_then(|kind| self.upper_of(kind));
+                srcs.extend(upper.map(plain));
+                srcs.extend(self.roles.trees.iter().copied().map(plain));
+                srcs.extend(self.roles.images.iter().copied().map(plain));
+            }
+            ZoneKind::Mirror(kind) => srcs.extend(self.upper_of(*kind).map(plain)),
+            ZoneKind::Chain(_) | ZoneKind::Text(_) | ZoneKind::Virtual => {}
+        }
+        srcs
+    }
+
+    /// A view path's path in one layer.
+    pub(super) fn layer_path(&self, zone: &Zone, path: &[u8], src: Src) -> Vec<u8> {
+        let path = zone.layer_path(path);
+        if src.default {
+            join(b".default", path)
+        } else {
+            path.to_vec()
+        }
+    }
+
+    fn is_image(&self, layer: u8) -> bool {
+        self.roles.images.contains(&layer)
+    }
+
+    fn is_mirror(&self, zone: &Zone) -> bool {
+        matches!(zone.kind, ZoneKind::Mirror(_))
+    }
+
+    /// One name in a directory.
+    pub(super) fn resolve(&self, dir: &Dir, name: &[u8]) -> Res<Outcome> {
+        if name.len() > 255 {
+            return Err(Errno::NAMETOOLONG);
+        }
+        let pos = self.rules.step(dir.pos, name);
+        let path = join(&dir.path, name);
+        let candidates = self.candidates(dir, pos);
+        self.resolve_in(path, pos, candidates)
+    }
+
+    /// The layers in which a name of a directory is looked for.
+    pub(super) fn candidates(&self, dir: &Dir, pos: Pos) -> Srcs {
+        if !self.rules.begins(pos) {
+            return dir.srcs.clone();
+        }
+        // A zone begins here: its own layers, at this path. What liteimg moved away stays moved.
+        let moved = dir.srcs.iter().any(|src| src.default);
+        let mut srcs = self.stack(self.rules.zone(pos.zone));
+        for src in srcs.iter_mut().filter(|src| self.is_image(src.layer)) {
+            src.default = moved;
+        }
+        srcs
+    }
+
+    /// The view's root.
+    pub(super) fn root_object(&self) -> Res<Box<Here>> {
+        let pos = self.rules.root();
+        let srcs = self.stack(self.rules.zone(pos.zone));
+        match self.resolve_in(Vec::new(), pos, srcs)? {
+            Outcome::Here(here) => Ok(here),
+            Outcome::Absent { .. } => Err(Errno::IO),
+        }
+    }
+
+    fn resolve_in(&self, path: Vec<u8>, pos: Pos, candidates: Srcs) -> Res<Outcome> {
+        let zone = self.rules.zone(pos.zone);
+        let begins = self.rules.begins(pos);
+        if begins {
+            let virtual_only = match &zone.kind {
+                ZoneKind::Chain(target) => Some(Source::Link(target.clone())),
+                ZoneKind::Text(text) => Some(Source::Text(*text)),
+                ZoneKind::Virtual => Some(Source::Dir(Srcs::new())),
+                _ => None,
+            };
+            if let Some(source) = virtual_only {
+                return self.only_in_view(path, pos, source);
+            }
+            if zone.kind == ZoneKind::Lite(LiteOption::Con)
+                && let Some(here) = self.concatenated(&path, pos, zone, &candidates)?
+            {
+                return Ok(Outcome::Here(Box::new(here)));
+            }
+        }
+        let must_be_dir = self.rules.leads_deeper(pos);
+        let mut merged = self.merge(zone, &path, &candidates, must_be_dir)?;
+        if begins
+            && self.options.trees == TreeMode::First
+            && matches!(zone.kind, ZoneKind::Lite(_))
+            && let Merged::Dir { srcs, .. } = &mut merged
+        {
+            self.keep_first(zone, &path, srcs)?;
+        }
+        let from_upper = |src: Src| self.layer_is_upper(src.layer);
+        match merged {
+            Merged::Other { src, object }
+                if self.rules.is_mtab(pos)
+                    && !from_upper(src)
+                    && object.stat.kind() != libc::S_IFLNK =>
+            {
+                self.only_in_view(path, pos, Source::Link(b"/proc/mounts"[..].into()))
+            }
+            Merged::Nothing { whiteout: false } if self.rules.is_mtab(pos) => {
+                self.only_in_view(path, pos, Source::Link(b"/proc/mounts"[..].into()))
+            }
+            Merged::Dir { srcs, top } => {
+                let src = srcs[0];
+                let several = srcs.len() > 1;
+                self.found(path, pos, src, top, Source::Dir(srcs), several)
+            }
+            Merged::Other { src, object } => {
+                self.found(path, pos, src, object, Source::One(src), false)
+            }
+            Merged::Nothing { .. } if self.rules.guarded(pos) => {
+                let dir = must_be_dir || !begins || zone.dir;
+                let source = if dir {
+                    Source::Dir(Srcs::new())
+                } else {
+                    Source::Empty
+                };
+                self.only_in_view(path, pos, source)
+            }
+            Merged::Nothing { whiteout } => Ok(Outcome::Absent { whiteout }),
+        }
+    }
+
+    pub(super) fn layer_is_upper(&self, layer: u8) -> bool {
+        self.layers[layer as usize].is_upper()
+    }
+
+    fn merge(&self, zone: &Zone, path: &[u8], candidates: &Srcs, must_be_dir: bool) -> Res<Merged> {
+        let mut dirs = Srcs::new();
+        let mut top: Option<Object> = None;
+        let mut whiteout = false;
+        for (at, &candidate) in candidates.iter().enumerate() {
+            let (src, object) = match self.probe(zone, path, candidate)? {
+                (_, Found::Absent) => continue,
+                (src, Found::Whiteout) => {
+                    whiteout = self.layer_is_upper(src.layer) && top.is_none();
+                    break;
+                }
+                (src, Found::Object(object)) => (src, object),
+            };
+            if object.stat.is_dir() {
+                let last = at + 1 == candidates.len();
+                let opaque = !last && !self.is_mirror(zone) && self.layer(src).opaque(&object)?;
+                dirs.push(src);
+                top.get_or_insert(object);
+                if opaque {
+                    break;
+                }
+            } else if top.is_none() && !must_be_dir {
+                return Ok(Merged::Other { src, object });
+            } else {
+                // Anything but a directory hides what is below it.
+                break;
+            }
+        }
+        Ok(match top {
+            Some(top) => Merged::Dir { srcs: dirs, top },
+            None => Merged::Nothing { whiteout },
+        })
+    }
+
+    /// What one layer has, chains of liteimg read through, an optional layer's absence forgiven.
+    fn probe(&self, zone: &Zone, path: &[u8], src: Src) -> Res<(Src, Found)> {
+        let layer = self.layer(src);
+        let at = self.layer_path(zone, path, src);
+        let found = if self.is_mirror(zone) {
+            layer.probe_raw(&at)
+        } else {
+            layer.probe(&at)
+        };
+        let object = match found {
+            Ok(Found::Object(object)) => object,
+            Ok(other) => return Ok((src, other)),
+            Err(Errno::NOENT) => return Ok((src, Found::Absent)),
+            Err(e) => return Err(e),
+        };
+        if self.is_image(src.layer)
+            && !src.default
+            && let Some(through) = layer.read_through(&at, &object)?
+        {
+            return Ok((
+                Src {
+                    default: true,
+                    ..src
+                },
+                Found::Object(through),
+            ));
+        }
+        Ok((src, Found::Object(object)))
+    }
+
+    /// `litetree_directories = "first"`: of the lower levels only the first that is not empty.
+    fn keep_first(&self, zone: &Zone, path: &[u8], srcs: &mut Srcs) -> Res<()> {
+        let mut kept = Srcs::new();
+        for src in srcs.iter().copied() {
+            if self.layer_is_upper(src.layer) {
+                kept.push(src);
+                continue;
+            }
+            let full = !self
+                .layer(src)
+                .list(&self.layer_path(zone, path, src))?
+                .is_empty();
+            if full {
+                kept.push(src);
+                break;
+            }
+        }
+        if kept.is_empty() {
+            kept.push(srcs[0]);
+        }
+        *srcs = kept;
+        Ok(())
+    }
+
+    fn found(
+        &self,
+        path: Vec<u8>,
+        pos: Pos,
+        src: Src,
+        object: Object,
+        source: Source,
+        merged: bool,
+    ) -> Res<Outcome> {
+        let mut stat = object.stat;
+        let mirror = self.is_mirror(self.rules.zone(pos.zone));
+        let upper = (self.layer_is_upper(src.layer) && !mirror).then_some(src.layer);
+        let number = match upper {
+            _ if path.is_empty() => id::ROOT,
+            Some(layer) => self.upper_number(layer, &object.fd, &stat)?,
+            None => id::of_path(&path, 0),
+        };
+        if upper.is_some() && stat.rdev == machinery::STORED_NULL_DEVICE {
+            stat.rdev = machinery::NULL_DEVICE;
+        }
+        if merged {
+            // As overlayfs: find(1) and others then count no subdirectories by it.
+            stat.nlink = 1;
+        }
+        let attr = Attr { number, stat };
+        Ok(Outcome::Here(Box::new(Here {
+            path,
+            pos,
+            source,
+            attr,
+            fd: Some(object.fd),
+            upper,
+        })))
+    }
+
+    fn only_in_view(&self, path: Vec<u8>, pos: Pos, source: Source) -> Res<Outcome> {
+        let (mode, size) = match &source {
+            Source::Dir(_) => (libc::S_IFDIR | 0o755, 0),
+            Source::Link(target) => (libc::S_IFLNK | 0o777, target.len()),
+            Source::Text(text) => (libc::S_IFREG | 0o444, self.text(*text).len()),
+            _ => (libc::S_IFREG | 0o644, 0),
+        };
+        // The image's own age: it is the same on every server and after a restart.
+        let age = self.roles.images.first().map_or((0, 0), |&image| {
+            let root = self.layers[image as usize].root();
+            root.and_then(|fd| obj::stat(&*fd))
+                .map_or((0, 0), |stat| stat.mtime)
+        });
+        let stat = Stat {
+            mode,
+            nlink: if mode & libc::S_IFMT == libc::S_IFDIR {
+                2
+            } else {
+                1
+            },
+            size: size as u64,
+            blksize: 4096,
+            atime: age,
+            mtime: age,
+            ctime: age,
+            ..Stat::default()
+        };
+        let attr = Attr {
+            number: id::of_path(&path, 0),
+            stat,
+        };
+        Ok(Outcome::Here(Box::new(Here {
+            path,
+            pos,
+            source,
+            attr,
+            fd: None,
+            upper: None,
+        })))
+    }
+
+    /// A `con` file that no node has written: every litetree's, in order.
+    fn concatenated(&self, path: &[u8], pos: Pos, zone: &Zone, srcs: &Srcs) -> Res<Option<Here>> {
+        let mut parts = Srcs::new();
+        let mut sum: Option<Stat> = None;
+        for &src in srcs {
+            let (src, found) = self.probe(zone, path, src)?;
+            let Found::Object(object) = found else {
+                continue;
+            };
+            if self.layer_is_upper(src.layer) {
+                return Ok(None);
+            }
+            let tree = self.roles.trees.contains(&src.layer);
+            if object.stat.kind() != libc::S_IFREG || !tree {
+                continue;
+            }
+            parts.push(src);
+            sum = Some(match sum {
+                None => object.stat,
+                Some(sum) => Stat {
+                    size: sum.size + object.stat.size,
+                    blocks: sum.blocks + object.stat.blocks,
+                    mtime: sum.mtime.max(object.stat.mtime),
+                    ctime: sum.ctime.max(object.stat.ctime),
+                    ..sum
+                },
+            });
+        }
+        let Some(sum) = sum else { return Ok(None) };
+        let stat = Stat {
+            mode: libc::S_IFREG | 0o644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            ..sum
+        };
+        let attr = Attr {
+            number: id::of_path(path, 0),
+            stat,
+        };
+        let source = Source::Con(parts);
+        Ok(Some(Here {
+            path: path.to_vec(),
+            pos,
+            source,
+            attr,
+            fd: None,
+            upper: None,
+        }))
+    }
+
+    /// An inode as a directory, its layers looked at again where that was long ago.
+    pub(super) fn dir(&self, inode: &Inode) -> Res<Dir> {
+        let state = inode.data.snapshot();
+        if state.checked.elapsed() < self.options.lifetime
+            && let Source::Dir(srcs) = state.source
+            && (inode.number != id::ROOT || !srcs.is_empty())
+        {
+            let path = inode.path().ok_or(Errno::NOENT)?;
+            return Ok(Dir {
+                path,
+                pos: state.pos,
+                srcs,
+            });
+        }
+        self.object(inode)?.into_dir()
+    }
+
+    /// What an inode is now.
+    ///
+    /// # Errors
+    /// `ENOENT` where its name is gone from the layers, `ESTALE` where another object has it.
+    pub(super) fn object(&self, inode: &Inode) -> Res<Box<Here>> {
+        if inode.number == id::ROOT {
+            let here = self.root_object()?;
+            self.refresh(inode, &here);
+            return Ok(here);
+        }
+        let mut last = Errno::NOENT;
+        for link in inode.links() {
+            let dir = match self.dir(&link.parent) {
+                Ok(dir) => dir,
+                Err(e) => {
+                    last = e;
+                    continue;
+                }
+            };
+            match self.resolve(&dir, &link.name)? {
+                Outcome::Here(mut here) if self.is_same(inode, &here) => {
+                    here.attr.number = inode.number;
+                    self.refresh(inode, &here);
+                    return Ok(here);
+                }
+                Outcome::Here(_) => last = Errno::STALE,
+                Outcome::Absent { .. } => last = Errno::NOENT,
+            }
+        }
+        let state = inode.data.snapshot();
+        match state.orphan {
+            Some(orphan) if inode.is_nameless() => {
+                let mut stat = obj::stat(&orphan.fd)?;
+                if orphan.upper.is_none() {
+                    stat.nlink = 0;
+                }
+                let fd = orphan.fd.try_clone().map_err(|_| Errno::MFILE)?;
+                Ok(Box::new(Here {
+                    path: Vec::new(),
+                    pos: state.pos,
+                    source: state.source,
+                    attr: Attr {
+                        number: inode.number,
+                        stat,
+                    },
+                    fd: Some(fd),
+                    upper: orphan.upper,
+                }))
+            }
+            _ => Err(last),
+        }
+    }
+
+    /// A salted number (see [`super::lookup`]) is still the same object's.
+    fn is_same(&self, inode: &Inode, here: &Here) -> bool {
+        here.attr.number == inode.number
+            || (id::is_of_path(inode.number)
+                && id::is_of_path(here.attr.number)
+                && (1..8).any(|salt| id::of_path(&here.path, salt) == inode.number))
+    }
+
+    /// Keeps what was just found.
+    pub(super) fn refresh(&self, inode: &Inode, here: &Here) {
+        let mut state = inode.data.state.write();
+        if state.source != here.source {
+            let was_upper =
+                matches!(state.source, Source::One(src) if self.layer_is_upper(src.layer));
+            if here.upper.is_some() && !was_upper && here.kind() != libc::S_IFDIR {
+                // Copied up: whoever has it open goes on with the copy. A change from one lower
+                // layer to another leaves open files as they are, like any replaced file.
+                state.epoch = state.epoch.wrapping_add(1);
+            }
+            state.source = here.source.clone();
+        }
+        state.kind = here.kind();
+        state.pos = here.pos;
+        state.checked = Instant::now();
+    }
+
+    /// The descriptor that reads the contents of a regular file.
+    pub(super) fn open_contents(&self, here: &Here) -> Res<Vec<(OwnedFd, u64)>> {
+        let zone = self.rules.zone(here.pos.zone);
+        let open = |src: Src| -> Res<(OwnedFd, u64)> {
+            let at = self.layer_path(zone, &here.path, src);
+            let fd = self.layer(src).open_regular(&at, OFlags::RDONLY)?;
+            let size = obj::stat(&fd)?.size;
+            Ok((fd, size))
+        };
+        match &here.source {
+            Source::One(_) => {
+                let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+                let flags = if here.upper.is_some() {
+                    OFlags::RDONLY
+                } else {
+                    OFlags::NOATIME
+                };
+                let fd = obj::reopen(fd, flags)?;
+                let size = obj::stat(&fd)?.size;
+                Ok(vec![(fd, size)])
+            }
+            Source::Con(srcs) => srcs.iter().copied().map(open).collect(),
+            Source::Text(text) => {
+                let text = self.text(*text);
+                let fd = rustix::fs::memfd_create(c"text", rustix::fs::MemfdFlags::CLOEXEC)?;
+                crate::sys::copy::write_all(&fd, text.as_bytes(), 0)?;
+                Ok(vec![(fd, text.len() as u64)])
+            }
+            Source::Empty => Ok(Vec::new()),
+            Source::Dir(_) => Err(Errno::ISDIR),
+            Source::Link(_) => Err(Errno::INVAL),
+        }
+    }
+}

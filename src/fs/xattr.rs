@@ -1,0 +1,113 @@
+//! GETXATTR, LISTXATTR, SETXATTR, REMOVEXATTR. The machinery's attributes are neither shown nor
+//! forged; an ACL that a layer's file system cannot hold is one that is not there.
+
+use std::ffi::{CStr, CString};
+
+use rustix::fs::XattrFlags;
+
+use super::upper::Data;
+use super::{Caller, View};
+use crate::layer::machinery;
+use crate::sys::obj::{self, Xattrs};
+use crate::sys::{Errno, Res};
+
+const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
+fn stored(name: &[u8]) -> Res<CString> {
+    machinery::attr_to_store(&CString::new(name).map_err(|_| Errno::INVAL)?)
+}
+
+fn is_acl(name: &[u8]) -> bool {
+    ACLS.contains(&name)
+}
+
+impl View {
+    /// One attribute's value.
+    ///
+    /// # Errors
+    /// `ENODATA` where it is not there.
+    pub fn getxattr(&self, number: u64, name: &[u8]) -> Res<Vec<u8>> {
+        let stored = stored(name)?;
+        let here = self.object(&*self.inode(number)?)?;
+        let fd = here.fd.as_ref().ok_or(Errno::NODATA)?;
+        match Xattrs::of(fd).get(&stored) {
+            // squashfs and others answer so; passed on, it would fail every open by another user
+            // (fs/posix_acl.c asks at each permission check).
+            Err(Errno::OPNOTSUPP) if is_acl(name) => Err(Errno::NODATA),
+            other => other,
+        }
+    }
+
+    /// All names, each ended by a NUL.
+    ///
+    /// # Errors
+    /// What the layer answers.
+    pub fn listxattr(&self, number: u64) -> Res<Vec<u8>> {
+        let here = self.object(&*self.inode(number)?)?;
+        let Some(fd) = &here.fd else {
+            return Ok(Vec::new());
+        };
+        let mut shown = Vec::new();
+        for name in Xattrs::of(fd)
+            .list()?
+            .split(|b| *b == 0)
+            .filter(|name| !name.is_empty())
+        {
+            if let Some(name) = machinery::attr_to_view(name) {
+                shown.extend_from_slice(&name);
+                shown.push(0);
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Sets an attribute. `flags` as setxattr(2).
+    ///
+    /// # Errors
+    /// `EROFS` outside writable zones; what copy-up and the upper answer.
+    pub fn setxattr(
+        &self,
+        number: u64,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+        caller: Caller,
+    ) -> Res<()> {
+        let stored = stored(name)?;
+        let flags = XattrFlags::from_bits_retain(flags as u32);
+        let here = self.copy_up(&*self.inode(number)?, Data::Whole)?;
+        let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+        Xattrs::of(fd).set(&stored, value, flags)?;
+        // Setting an access ACL is a chmod: someone outside the file's group, without
+        // CAP_FSETID, loses the setgid bit (fs/posix_acl.c, posix_acl_update_mode).
+        if name == ACLS[0] && caller.uid != 0 && caller.gid != here.attr.stat.gid {
+            let stat = obj::stat(fd)?;
+            if stat.mode & libc::S_ISGID != 0 && !stat.is_dir() {
+                obj::chmod(fd, stat.mode & !libc::S_ISGID)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes an attribute.
+    ///
+    /// # Errors
+    /// `ENODATA` where it is not there, before anything is copied up.
+    pub fn removexattr(&self, number: u64, name: &[u8]) -> Res<()> {
+        let stored: CString = stored(name)?;
+        let inode = self.inode(number)?;
+        self.writable(inode.data.state.read().pos)?;
+        let gone = |name: &CStr| -> Res<()> {
+            let here = self.object(&inode)?;
+            let fd = here.fd.as_ref().ok_or(Errno::NODATA)?;
+            Xattrs::of(fd).get(name).map(drop)
+        };
+        match gone(&stored) {
+            // Removing an ACL that is not there is no error (fs/posix_acl.c, vfs_remove_acl).
+            Err(Errno::NODATA | Errno::OPNOTSUPP) if is_acl(name) => return Ok(()),
+            other => other?,
+        }
+        let here = self.copy_up(&inode, Data::Whole)?;
+        Xattrs::of(here.fd.as_ref().ok_or(Errno::IO)?).remove(&stored)
+    }
+}

@@ -1,0 +1,689 @@
+//! fuser's trait over a [`View`]. Each request is decoded, served and answered; a panic in it is
+//! an EIO, logged and counted (the reply's own drop sends it).
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::reply;
+use crate::fs::{Caller, Changes, Entry, OpenHow, View};
+use crate::pool::Pool;
+use crate::sys::{Errno, Res};
+
+/// Serves one view.
+#[derive(Debug)]
+pub struct Adapter {
+    view: Arc<View>,
+    pool: Arc<Pool>,
+    panics: Arc<AtomicU64>,
+}
+
+/// What the view cannot do without. Each is asked for alone: asking for several where one is
+/// missing gets none (fuser's `add_capabilities`).
+const REQUIRED: [InitFlags; 2] = [InitFlags::FUSE_DONT_MASK, InitFlags::FUSE_ATOMIC_O_TRUNC];
+
+/// What makes it better.
+const WANTED: [InitFlags; 6] = [
+    // File handles are answered by number (LOOKUP of "." and "..").
+    InitFlags::FUSE_EXPORT_SUPPORT,
+    InitFlags::FUSE_POSIX_ACL,
+    // The kernel then asks for no attribute before every write.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_AUTO_INVAL_DATA,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+];
+
+impl Adapter {
+    /// An adapter whose long work (copying up large files) runs on `pool`.
+    pub fn new(view: Arc<View>, pool: Arc<Pool>) -> Adapter {
+        Adapter {
+            view,
+            pool,
+            panics: Arc::default(),
+        }
+    }
+
+    /// The view's name.
+    pub fn name(&self) -> &str {
+        self.view.name()
+    }
+
+    fn guarded(&self, op: &'static str, number: INodeNo, work: impl FnOnce()) {
+        run_guarded(&self.view, &self.panics, op, number.0, work);
+    }
+
+    /// Runs what may take long beside the requests of the same view.
+    fn aside(&self, op: &'static str, number: INodeNo, work: impl FnOnce(&View) + Send + 'static) {
+        if !self.view.may_take_long(number.0) {
+            return self.guarded(op, number, || work(&self.view));
+        }
+        let (view, panics) = (self.view.clone(), self.panics.clone());
+        self.pool
+            .run(move || run_guarded(&view, &panics, op, number.0, || work(&view)));
+    }
+
+    fn entry(&self, op: &'static str, number: INodeNo, result: Res<Entry>, reply: ReplyEntry) {
+        match result {
+            Ok(entry) => {
+                let ttl = self.view.lifetime();
+                reply.entry(&ttl, &reply::attr(&entry.attr), Generation(0));
+            }
+            Err(e) => reply.error(failed(&self.view, op, number.0, e)),
+        }
+    }
+
+    fn done(&self, op: &'static str, number: INodeNo, result: Res<()>, reply: ReplyEmpty) {
+        match result {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(failed(&self.view, op, number.0, e)),
+        }
+    }
+
+    fn sized(&self, op: &'static str, n: INodeNo, found: Res<Vec<u8>>, size: u32, r: ReplyXattr) {
+        match found {
+            Ok(value) if size == 0 => r.size(value.len() as u32),
+            Ok(value) if value.len() <= size as usize => r.data(&value),
+            Ok(_) => r.error(fuser::Errno::from_i32(libc::ERANGE)),
+            Err(e) => r.error(failed(&self.view, op, n.0, e)),
+        }
+    }
+}
+
+fn run_guarded(view: &View, panics: &AtomicU64, op: &str, number: u64, work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        let count = panics.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::error!(
+            view = view.name(),
+            op,
+            number,
+            count,
+            "a request failed inside"
+        );
+    }
+}
+
+/// The one place where errors of requests are logged: those that nobody expects.
+fn failed(view: &View, op: &str, number: u64, e: Errno) -> fuser::Errno {
+    match e {
+        Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE => {
+            tracing::warn!(view = view.name(), op, number, error = %e, "request failed");
+        }
+        _ => tracing::debug!(view = view.name(), op, number, error = %e, "request refused"),
+    }
+    reply::errno(e)
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller {
+        uid: req.uid(),
+        gid: req.gid(),
+    }
+}
+
+/// FUSE_HANDLE_KILLPRIV_V2 without a flag of its own: root keeps setuid bits.
+fn kills_suid(req: &Request) -> bool {
+    req.uid() != 0
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        for flag in REQUIRED {
+            config.add_capabilities(flag).map_err(|missing| {
+                tracing::error!(?missing, "this kernel's FUSE lacks what a view needs");
+                std::io::Error::from_raw_os_error(libc::EPROTO)
+            })?;
+        }
+        for flag in WANTED {
+            if let Err(missing) = config.add_capabilities(flag) {
+                tracing::info!(?missing, "not offered by this kernel");
+            }
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.guarded("lookup", parent, || {
+            match self.view.lookup(parent.0, name.as_bytes()) {
+                Err(Errno::NOENT) if !self.view.lifetime().is_zero() => {
+                    // An entry without an inode is an absence that the kernel may remember.
+                    let nothing = crate::fs::Attr {
+                        number: 0,
+                        stat: Default::default(),
+                    };
+                    let ttl = self.view.lifetime();
+                    reply.entry(&ttl, &reply::attr(&nothing), Generation(0));
+                }
+                result => self.entry("lookup", parent, result, reply),
+            }
+        });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.guarded("forget", ino, || self.view.forget(ino.0, nlookup));
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.guarded("getattr", ino, || {
+            match self.view.getattr(ino.0, fh.map(|fh| fh.0)) {
+                Ok(attr) => reply.attr(&self.view.lifetime(), &reply::attr(&attr)),
+                Err(e) => reply.error(failed(&self.view, "getattr", ino.0, e)),
+            }
+        });
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (atime, mtime) = (reply::set_time(atime), reply::set_time(mtime));
+        let changes = Changes {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+        };
+        let caller = caller(req);
+        self.aside("setattr", ino, move |view| {
+            match view.setattr(ino.0, &changes, fh.map(|fh| fh.0), caller) {
+                Ok(attr) => reply.attr(&view.lifetime(), &reply::attr(&attr)),
+                Err(e) => reply.error(failed(view, "setattr", ino.0, e)),
+            }
+        });
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.guarded("readlink", ino, || match self.view.readlink(ino.0) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(failed(&self.view, "readlink", ino.0, e)),
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        self.guarded("mknod", parent, || {
+            let rdev = reply::rdev_from_wire(rdev);
+            let made = self
+                .view
+                .mknod(parent.0, name.as_bytes(), mode, umask, rdev, caller(req));
+            self.entry("mknod", parent, made, reply);
+        });
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.guarded("mkdir", parent, || {
+            let made = self
+                .view
+                .mkdir(parent.0, name.as_bytes(), mode, umask, caller(req));
+            self.entry("mkdir", parent, made, reply);
+        });
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.guarded("unlink", parent, || {
+            self.done(
+                "unlink",
+                parent,
+                self.view.unlink(parent.0, name.as_bytes()),
+                reply,
+            );
+        });
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.guarded("rmdir", parent, || {
+            self.done(
+                "rmdir",
+                parent,
+                self.view.rmdir(parent.0, name.as_bytes()),
+                reply,
+            );
+        });
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        self.guarded("symlink", parent, || {
+            let target = target.as_os_str().as_bytes();
+            let made = self
+                .view
+                .symlink(parent.0, link_name.as_bytes(), target, caller(req));
+            self.entry("symlink", parent, made, reply);
+        });
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
+        let (name, newname) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
+        self.aside_name("rename", parent, &name.clone(), move |view| {
+            let renamed = view.rename((parent.0, &name), (newparent.0, &newname), flags);
+            match renamed {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(failed(view, "rename", parent.0, e)),
+            }
+        });
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let newname = newname.as_bytes().to_vec();
+        self.aside("link", ino, move |view| {
+            match view.link(ino.0, newparent.0, &newname) {
+                Ok(entry) => {
+                    reply.entry(&view.lifetime(), &reply::attr(&entry.attr), Generation(0));
+                }
+                Err(e) => reply.error(failed(view, "link", ino.0, e)),
+            }
+        });
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let how = OpenHow::from_raw(flags.0);
+        let caller = caller(req);
+        let open = move |view: &View| match view.open(ino.0, how, caller) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(e) => reply.error(failed(view, "open", ino.0, e)),
+        };
+        if how.writes() {
+            self.aside("open", ino, open);
+        } else {
+            self.guarded("open", ino, || open(&self.view));
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.guarded("read", ino, || {
+            let mut buf = vec![0; size as usize];
+            match self.view.read(ino.0, fh.0, offset, &mut buf) {
+                Ok(n) => reply.data(&buf[..n]),
+                Err(e) => reply.error(failed(&self.view, "read", ino.0, e)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        self.guarded("write", ino, || {
+            let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+            match self.view.write(ino.0, fh.0, offset, data, kill) {
+                Ok(n) => reply.written(n as u32),
+                Err(e) => reply.error(failed(&self.view, "write", ino.0, e)),
+            }
+        });
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.guarded("flush", ino, || {
+            self.done("flush", ino, self.view.flush(fh.0), reply)
+        });
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.guarded("release", ino, || {
+            self.view.release(fh.0);
+            reply.ok();
+        });
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.guarded("fsync", ino, || {
+            self.done("fsync", ino, self.view.fsync(ino.0, fh.0, datasync), reply);
+        });
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.guarded("opendir", ino, || match self.view.opendir(ino.0) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(e) => reply.error(failed(&self.view, "opendir", ino.0, e)),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.guarded("readdir", ino, || {
+            let listed = self.view.readdir(ino.0, fh.0, offset, |entry| {
+                let name = OsStr::from_bytes(&entry.name);
+                reply.add(
+                    INodeNo(entry.number),
+                    entry.cookie,
+                    reply::kind(entry.kind),
+                    name,
+                )
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(failed(&self.view, "readdir", ino.0, e)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        self.guarded("readdirplus", ino, || {
+            let ttl = self.view.lifetime();
+            let listed = self.view.readdirplus(ino.0, fh.0, offset, |entry, attr| {
+                let name = OsStr::from_bytes(&entry.name);
+                let attr = reply::attr(attr);
+                let number = INodeNo(entry.number);
+                reply.add(number, entry.cookie, name, &ttl, &attr, Generation(0))
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(failed(&self.view, "readdirplus", ino.0, e)),
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.guarded("releasedir", ino, || {
+            self.view.releasedir(fh.0);
+            reply.ok();
+        });
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.guarded("fsyncdir", ino, || {
+            self.done("fsyncdir", ino, self.view.fsyncdir(ino.0), reply);
+        });
+    }
+
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.guarded("statfs", ino, || match self.view.statfs(ino.0) {
+            Ok(fs) => reply.statfs(
+                fs.f_blocks,
+                fs.f_bfree,
+                fs.f_bavail,
+                fs.f_files,
+                fs.f_ffree,
+                fs.f_bsize as u32,
+                fs.f_namemax as u32,
+                fs.f_frsize as u32,
+            ),
+            Err(e) => reply.error(failed(&self.view, "statfs", ino.0, e)),
+        });
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        let caller = caller(req);
+        self.aside("setxattr", ino, move |view| {
+            match view.setxattr(ino.0, &name, &value, flags, caller) {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(failed(view, "setxattr", ino.0, e)),
+            }
+        });
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.guarded("getxattr", ino, || {
+            let value = self.view.getxattr(ino.0, name.as_bytes());
+            self.sized("getxattr", ino, value, size, reply);
+        });
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.guarded("listxattr", ino, || {
+            self.sized("listxattr", ino, self.view.listxattr(ino.0), size, reply);
+        });
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.aside("removexattr", ino, move |view| {
+            match view.removexattr(ino.0, &name) {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(failed(view, "removexattr", ino.0, e)),
+            }
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.guarded("create", parent, || {
+            let how = OpenHow::from_raw(flags);
+            let name = name.as_bytes();
+            match self
+                .view
+                .create(parent.0, name, mode, umask, how, caller(req))
+            {
+                Ok((entry, handle)) => reply.created(
+                    &self.view.lifetime(),
+                    &reply::attr(&entry.attr),
+                    Generation(0),
+                    FileHandle(handle),
+                    FopenFlags::empty(),
+                ),
+                Err(e) => reply.error(failed(&self.view, "create", parent.0, e)),
+            }
+        });
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.guarded("fallocate", ino, || {
+            let kill = kills_suid(req);
+            let done = self
+                .view
+                .fallocate(ino.0, fh.0, offset, length, mode as u32, kill);
+            self.done("fallocate", ino, done, reply);
+        });
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.guarded("lseek", ino, || {
+            match self.view.lseek(ino.0, fh.0, offset, whence) {
+                Ok(at) => reply.offset(at as i64),
+                Err(e) => reply.error(failed(&self.view, "lseek", ino.0, e)),
+            }
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        self.guarded("copy_file_range", ino_in, || {
+            // The reply counts in 32 bits (fuse_write_out).
+            let len = len.min(u64::from(u32::MAX) & !0xfff);
+            let from = (ino_in.0, fh_in.0, offset_in);
+            let to = (ino_out.0, fh_out.0, offset_out);
+            match self.view.copy_file_range(from, to, len, kills_suid(req)) {
+                Ok(n) => reply.written(n as u32),
+                Err(e) => reply.error(failed(&self.view, "copy_file_range", ino_in.0, e)),
+            }
+        });
+    }
+}
+
+impl Adapter {
+    /// As [`Adapter::aside`], for an object that is named in a directory.
+    fn aside_name(
+        &self,
+        op: &'static str,
+        parent: INodeNo,
+        name: &[u8],
+        work: impl FnOnce(&View) + Send + 'static,
+    ) {
+        if !self.view.name_may_take_long(parent.0, name) {
+            return self.guarded(op, parent, || work(&self.view));
+        }
+        let (view, panics) = (self.view.clone(), self.panics.clone());
+        self.pool
+            .run(move || run_guarded(&view, &panics, op, parent.0, || work(&view)));
+    }
+}

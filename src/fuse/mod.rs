@@ -1,0 +1,9 @@
+//! The adapter between the kernel and `fs`: decode a request, call, reply. No logic. Only here are
+//! fuser's types known.
+
+mod filesystem;
+mod mount;
+mod reply;
+
+pub use filesystem::Adapter;
+pub use mount::{MountError, MountPoint, mount};

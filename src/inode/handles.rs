@@ -1,0 +1,42 @@
+//! Open handles by number. A handle is a hint that saves work: every request can be served from
+//! its inode alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+
+/// Handle numbers to what is open. Numbers are never used twice; 0 is nobody's.
+#[derive(Debug)]
+pub struct Handles<H> {
+    map: DashMap<u64, Arc<H>>,
+    next: AtomicU64,
+}
+
+impl<H> Default for Handles<H> {
+    fn default() -> Self {
+        Handles {
+            map: DashMap::with_shard_amount(4),
+            next: AtomicU64::new(1),
+        }
+    }
+}
+
+impl<H> Handles<H> {
+    /// Keeps something open, under a number of its own.
+    pub fn insert(&self, handle: H) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.map.insert(number, Arc::new(handle));
+        number
+    }
+
+    /// What is open under a number.
+    pub fn get(&self, number: u64) -> Option<Arc<H>> {
+        self.map.get(&number).map(|handle| handle.clone())
+    }
+
+    /// Lets go of it.
+    pub fn remove(&self, number: u64) -> Option<Arc<H>> {
+        self.map.remove(&number).map(|(_, handle)| handle)
+    }
+}

@@ -1,0 +1,379 @@
+//! The table of inodes that the kernel holds. The only owner of lookup counts.
+//!
+//! Lock order: a table shard, then an inode's links. No I/O happens under either. An entry stays
+//! while the kernel counts lookups of it or while another entry names it as its parent, so that
+//! a path can always be put together; the two counts change only here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use parking_lot::RwLock;
+use smallvec::{SmallVec, smallvec};
+
+use super::id;
+
+/// One name of an object: the directory and the name in it.
+#[derive(Debug)]
+pub struct Link<D> {
+    /// The directory.
+    pub parent: Arc<Inode<D>>,
+    /// The name in it.
+    pub name: Box<[u8]>,
+}
+
+impl<D> Clone for Link<D> {
+    fn clone(&self) -> Self {
+        Link {
+            parent: self.parent.clone(),
+            name: self.name.clone(),
+        }
+    }
+}
+
+impl<D> Link<D> {
+    fn is(&self, parent: &Inode<D>, name: &[u8]) -> bool {
+        self.parent.number == parent.number && *self.name == *name
+    }
+}
+
+/// One object that the kernel knows.
+#[derive(Debug)]
+pub struct Inode<D> {
+    /// nodeid and st_ino.
+    pub number: u64,
+    /// What the conductor keeps of it.
+    pub data: D,
+    links: RwLock<SmallVec<[Link<D>; 1]>>,
+    /// Entries that name this one as a parent.
+    children: AtomicU64,
+}
+
+impl<D> Inode<D> {
+    /// Its names; none for the root, and none once the last one is removed.
+    pub fn links(&self) -> SmallVec<[Link<D>; 1]> {
+        self.links.read().clone()
+    }
+
+    /// Is it reachable by no name (the root aside)?
+    pub fn is_nameless(&self) -> bool {
+        self.number != id::ROOT && self.links.read().is_empty()
+    }
+
+    /// A path from the root, without a leading slash; `None` where no name leads there any more.
+    pub fn path(&self) -> Option<Vec<u8>> {
+        let mut path = Vec::with_capacity(64);
+        self.append_path(&mut path).then_some(path)
+    }
+
+    fn append_path(&self, path: &mut Vec<u8>) -> bool {
+        // Upwards first: the names are few and short, the depth unbounded.
+        let mut names: SmallVec<[Box<[u8]>; 8]> = SmallVec::new();
+        let mut at: Option<Arc<Inode<D>>> = None;
+        loop {
+            let step = {
+                let here = at.as_deref().unwrap_or(self);
+                if here.number == id::ROOT {
+                    break;
+                }
+                match here.links.read().first() {
+                    Some(link) => link.clone(),
+                    None => return false,
+                }
+            };
+            names.push(step.name);
+            at = Some(step.parent);
+        }
+        for name in names.iter().rev() {
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+        }
+        true
+    }
+}
+
+#[derive(Debug)]
+struct Slot<D> {
+    inode: Arc<Inode<D>>,
+    lookups: u64,
+}
+
+/// How a new name relates to the ones already known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Naming {
+    /// The object has one name, this one.
+    Sole,
+    /// One of several (a hard link).
+    Another,
+}
+
+/// Number to inode.
+#[derive(Debug)]
+pub struct Table<D> {
+    map: DashMap<u64, Slot<D>>,
+}
+
+/// Two different paths have the same number.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Collision;
+
+impl<D> Table<D> {
+    /// A table that holds the root, for ever.
+    pub fn new(root: D) -> Table<D> {
+        let map = DashMap::with_shard_amount(16);
+        let inode = Arc::new(Inode {
+            number: id::ROOT,
+            data: root,
+            links: RwLock::default(),
+            children: AtomicU64::new(0),
+        });
+        map.insert(id::ROOT, Slot { inode, lookups: 1 });
+        Table { map }
+    }
+
+    /// The inode of a number that the kernel has been told.
+    pub fn get(&self, number: u64) -> Option<Arc<Inode<D>>> {
+        self.map.get(&number).map(|slot| slot.inode.clone())
+    }
+
+    /// How many inodes there are, the root included.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Never true: the root is always there.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// Counts one lookup of `number`, found as `name` in `parent`, and returns its inode, made by
+    /// `make` where it is new. To be called before the reply is sent: the kernel may forget the
+    /// number as soon as it has it.
+    ///
+    /// # Errors
+    /// [`Collision`] where `clashes` says that the inode known by this number is another object.
+    pub fn remember(
+        &self,
+        number: u64,
+        (parent, name): (&Arc<Inode<D>>, &[u8]),
+        naming: Naming,
+        make: impl FnOnce() -> D,
+        clashes: impl FnOnce(&Inode<D>) -> bool,
+    ) -> Result<Arc<Inode<D>>, Collision> {
+        let mut dropped: SmallVec<[Link<D>; 1]> = SmallVec::new();
+        let inode = match self.map.entry(number) {
+            Entry::Vacant(vacant) => {
+                parent.children.fetch_add(1, Ordering::Relaxed);
+                let inode = Arc::new(Inode {
+                    number,
+                    data: make(),
+                    links: RwLock::new(smallvec![Link {
+                        parent: parent.clone(),
+                        name: name.into()
+                    }]),
+                    children: AtomicU64::new(0),
+                });
+                vacant.insert(Slot {
+                    inode: inode.clone(),
+                    lookups: 1,
+                });
+                inode
+            }
+            Entry::Occupied(mut slot) => {
+                if clashes(&slot.get().inode) {
+                    return Err(Collision);
+                }
+                let slot = slot.get_mut();
+                slot.lookups += 1;
+                if number != id::ROOT {
+                    dropped = slot.inode.add_link(parent, name, naming);
+                }
+                slot.inode.clone()
+            }
+        };
+        self.release(dropped);
+        Ok(inode)
+    }
+
+    /// The kernel forgets `count` lookups.
+    pub fn forget(&self, number: u64, count: u64) {
+        if number == id::ROOT {
+            return;
+        }
+        if let Some(mut slot) = self.map.get_mut(&number) {
+            slot.lookups = slot.lookups.saturating_sub(count);
+        }
+        self.drop_unused(number);
+    }
+
+    /// A name is gone.
+    pub fn unlink(&self, inode: &Inode<D>, parent: &Inode<D>, name: &[u8]) {
+        let mut links = inode.links.write();
+        let Some(at) = links.iter().position(|link| link.is(parent, name)) else {
+            return;
+        };
+        let gone = links.remove(at);
+        drop(links);
+        self.release(smallvec![gone]);
+    }
+
+    /// A name has become another one.
+    pub fn rename(
+        &self,
+        inode: &Inode<D>,
+        (parent, name): (&Inode<D>, &[u8]),
+        (to, new): (&Arc<Inode<D>>, &[u8]),
+    ) {
+        let mut links = inode.links.write();
+        let Some(link) = links.iter_mut().find(|link| link.is(parent, name)) else {
+            return;
+        };
+        to.children.fetch_add(1, Ordering::Relaxed);
+        let gone = std::mem::replace(
+            link,
+            Link {
+                parent: to.clone(),
+                name: new.into(),
+            },
+        );
+        drop(links);
+        self.release(smallvec![gone]);
+    }
+
+    fn release(&self, links: SmallVec<[Link<D>; 1]>) {
+        for link in links {
+            link.parent.children.fetch_sub(1, Ordering::Relaxed);
+            self.drop_unused(link.parent.number);
+        }
+    }
+
+    /// Removes an entry that neither the kernel nor a child holds, and then, one after the other,
+    /// the parents that only it held.
+    fn drop_unused(&self, number: u64) {
+        let mut todo: SmallVec<[u64; 8]> = smallvec![number];
+        while let Some(number) = todo.pop() {
+            let unused = |slot: &Slot<D>| {
+                slot.lookups == 0 && slot.inode.children.load(Ordering::Relaxed) == 0
+            };
+            let removed = self
+                .map
+                .remove_if(&number, |_, slot| number != id::ROOT && unused(slot));
+            let Some((_, slot)) = removed else { continue };
+            for link in std::mem::take(&mut *slot.inode.links.write()) {
+                link.parent.children.fetch_sub(1, Ordering::Relaxed);
+                todo.push(link.parent.number);
+            }
+        }
+    }
+}
+
+impl<D> Inode<D> {
+    /// Adds a name under the shard's lock; returns the names that it replaces.
+    fn add_link(
+        self: &Arc<Self>,
+        parent: &Arc<Inode<D>>,
+        name: &[u8],
+        naming: Naming,
+    ) -> SmallVec<[Link<D>; 1]> {
+        let mut links = self.links.write();
+        let known = links.iter().position(|link| link.is(parent, name));
+        let mut dropped = SmallVec::new();
+        match (known, naming) {
+            (Some(at), Naming::Sole) => {
+                links.swap(0, at);
+                dropped.extend(links.drain(1..));
+            }
+            (Some(_), Naming::Another) => {}
+            (None, _) => {
+                if naming == Naming::Sole {
+                    dropped.extend(links.drain(..));
+                }
+                parent.children.fetch_add(1, Ordering::Relaxed);
+                links.push(Link {
+                    parent: parent.clone(),
+                    name: name.into(),
+                });
+            }
+        }
+        dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(table: &Table<()>, parent: &Arc<Inode<()>>, name: &str, n: u64) -> Arc<Inode<()>> {
+        table
+            .remember(n, (parent, name.as_bytes()), Naming::Sole, || (), |_| false)
+            .unwrap()
+    }
+
+    #[test]
+    fn forgotten_parents_live_as_long_as_their_children() {
+        let table = Table::new(());
+        let root = table.get(id::ROOT).unwrap();
+        let a = add(&table, &root, "a", 10);
+        let b = add(&table, &a, "b", 11);
+        table.forget(10, 1);
+        assert_eq!(b.path().unwrap(), b"a/b");
+        assert!(table.get(10).is_some());
+        table.forget(11, 1);
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn lookups_count_and_the_root_stays() {
+        let table = Table::new(());
+        let root = table.get(id::ROOT).unwrap();
+        add(&table, &root, "a", 10);
+        add(&table, &root, "a", 10);
+        table.forget(10, 1);
+        assert!(table.get(10).is_some());
+        table.forget(10, 1);
+        assert!(table.get(10).is_none());
+        table.forget(id::ROOT, 99);
+        assert!(table.get(id::ROOT).is_some());
+    }
+
+    #[test]
+    fn renames_move_whole_trees() {
+        let table = Table::new(());
+        let root = table.get(id::ROOT).unwrap();
+        let (a, z) = (add(&table, &root, "a", 10), add(&table, &root, "z", 12));
+        let b = add(&table, &a, "b", 11);
+        table.rename(&a, (&root, b"a"), (&z, b"new"));
+        assert_eq!(b.path().unwrap(), b"z/new/b");
+        table.unlink(&b, &a, b"b");
+        assert!(b.is_nameless() && b.path().is_none());
+        for n in [10, 11, 12] {
+            table.forget(n, 1);
+        }
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn hard_links_have_several_names() {
+        let table = Table::new(());
+        let root = table.get(id::ROOT).unwrap();
+        let a = add(&table, &root, "a", 10);
+        table
+            .remember(10, (&root, b"b"), Naming::Another, || (), |_| false)
+            .unwrap();
+        assert_eq!(a.links().len(), 2);
+        table.unlink(&a, &root, b"a");
+        assert_eq!(a.path().unwrap(), b"b");
+    }
+
+    #[test]
+    fn two_objects_of_one_number_are_told_apart() {
+        let table = Table::new(());
+        let root = table.get(id::ROOT).unwrap();
+        add(&table, &root, "a", 10);
+        let twice = table.remember(10, (&root, b"b"), Naming::Sole, || (), |_| true);
+        assert_eq!(twice.err(), Some(Collision));
+    }
+}
