@@ -1,6 +1,8 @@
 //! statelite: every diskless node's root as a live merge of image, tmpfs, persistent and
 //! litetree layers, chosen path by path by the litefile rules.
 
+pub mod cli;
+pub mod fleet;
 pub mod fs;
 pub mod fuse;
 pub mod inode;

@@ -1,3 +1,7 @@
 //! Parse, run, exit code. No logic.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    statelite::cli::main()
+}

@@ -120,7 +120,7 @@ impl Layer {
     }
 
     fn copy_attrs(&self, from: impl AsFd, to: impl AsFd) -> Res<()> {
-        let (from, to) = (Xattrs::of(from), Xattrs::of(to));
+        let (from, to) = (Xattrs::of(&from), Xattrs::of(&to));
         for name in from.list()?.split_inclusive(|b| *b == 0) {
             let Ok(name) = CStr::from_bytes_with_nul(name) else {
                 continue;

@@ -174,7 +174,7 @@ impl Layer {
     /// What reading it answers, other than that there is none.
     pub fn stored_number(&self, fd: impl AsFd, stat: &Stat) -> Res<Option<u64>> {
         let bytes = if self.caps()?.xattrs {
-            match Xattrs::of(fd).get(machinery::NUMBER) {
+            match Xattrs::of(&fd).get(machinery::NUMBER) {
                 Ok(bytes) => bytes,
                 Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
                 Err(e) => return Err(e),
@@ -205,7 +205,7 @@ impl Layer {
     pub fn store_number(&self, fd: impl AsFd, number: u64) -> Res<()> {
         let bytes = number.to_le_bytes();
         if self.caps()?.xattrs {
-            return Xattrs::of(fd).set(machinery::NUMBER, &bytes, XattrFlags::empty());
+            return Xattrs::of(&fd).set(machinery::NUMBER, &bytes, XattrFlags::empty());
         }
         let work = self.work()?;
         let name = side_file(&obj::stat(fd)?);
@@ -241,7 +241,7 @@ impl Layer {
     /// What setting the mark answers.
     pub fn mark_opaque(&self, fd: impl AsFd) -> Res<()> {
         match self.caps()?.form {
-            Form::Device => Xattrs::of(fd).set(machinery::OPAQUE, b"y", XattrFlags::empty()),
+            Form::Device => Xattrs::of(&fd).set(machinery::OPAQUE, b"y", XattrFlags::empty()),
             Form::File => make_empty(fd, machinery::WH_OPAQUE),
         }
     }

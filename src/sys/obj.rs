@@ -178,8 +178,8 @@ fn stat_at(fd: impl AsFd, name: &[u8], flags: AtFlags) -> Res<Stat> {
 
 /// The object behind an `O_PATH` descriptor as a path, for calls that take no such descriptor.
 /// The kernel goes straight to the object: nothing is looked up by name.
-pub fn proc_path(fd: impl AsFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 /// Opens the object behind an `O_PATH` descriptor for I/O.
@@ -188,7 +188,7 @@ pub fn proc_path(fd: impl AsFd) -> String {
 /// open(2)'s.
 pub fn reopen(fd: impl AsFd, flags: OFlags) -> Res<OwnedFd> {
     let flags = (flags - OFlags::NOFOLLOW) | OFlags::CLOEXEC;
-    rustix::fs::open(proc_path(fd), flags, Mode::empty())
+    rustix::fs::open(proc_path(fd.as_fd()), flags, Mode::empty())
 }
 
 /// chmod of the object behind a descriptor (not a symlink).
@@ -196,7 +196,7 @@ pub fn reopen(fd: impl AsFd, flags: OFlags) -> Res<OwnedFd> {
 /// # Errors
 /// chmod(2)'s.
 pub fn chmod(fd: impl AsFd, mode: u32) -> Res<()> {
-    rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(mode & 0o7777))
+    rustix::fs::chmod(proc_path(fd.as_fd()), Mode::from_raw_mode(mode & 0o7777))
 }
 
 /// chown of the object behind a descriptor, symlinks themselves.
@@ -246,15 +246,18 @@ pub fn set_times(fd: impl AsFd, atime: SetTime, mtime: SetTime) -> Res<()> {
 /// Extended attributes of one object, symlinks themselves, through its (`O_PATH`) descriptor:
 /// the kernel's jump through "/proc/self/fd/N" ends at the object and follows nothing more.
 #[derive(Debug)]
-pub struct Xattrs {
+pub struct Xattrs<'fd> {
     path: String,
+    /// The path means the object only while the descriptor is open.
+    _open: BorrowedFd<'fd>,
 }
 
-impl Xattrs {
-    /// Of the object behind a descriptor, which must stay open meanwhile.
-    pub fn of(fd: impl AsFd) -> Xattrs {
+impl<'fd> Xattrs<'fd> {
+    /// Of the object behind a descriptor.
+    pub fn of(fd: &'fd impl AsFd) -> Xattrs<'fd> {
         Xattrs {
-            path: proc_path(fd),
+            path: proc_path(fd.as_fd()),
+            _open: fd.as_fd(),
         }
     }
 
