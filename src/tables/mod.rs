@@ -2,6 +2,7 @@
 //!
 //! Owns: parsing and evaluation of tables. May not: look into images, litetrees or stores.
 
+pub(crate) mod nearest;
 mod spec;
 
 pub use spec::*;
