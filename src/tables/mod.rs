@@ -2,11 +2,20 @@
 //!
 //! Owns: parsing and evaluation of tables. May not: look into images, litetrees or stores.
 
+mod book;
 mod csv;
+mod groups;
 pub(crate) mod nearest;
+mod noderange;
+mod nodes;
+mod paths;
 mod source;
 mod spec;
+#[cfg(test)]
+mod testing;
+mod values;
 
 pub use csv::{Row, Table};
+pub use noderange::NoderangeError;
 pub use source::{CsvDir, RawTable, Source};
 pub use spec::*;
