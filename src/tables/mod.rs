@@ -3,8 +3,11 @@
 //! Owns: parsing and evaluation of tables. May not: look into images, litetrees or stores.
 
 mod book;
+mod command;
+mod context;
 mod csv;
 mod groups;
+mod location;
 pub(crate) mod nearest;
 mod noderange;
 mod nodes;
@@ -14,6 +17,7 @@ mod spec;
 #[cfg(test)]
 mod testing;
 mod values;
+mod vars;
 
 pub use csv::{Row, Table};
 pub use noderange::NoderangeError;
