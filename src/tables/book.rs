@@ -15,7 +15,7 @@ use super::{Origin, Problem, Source, nearest};
 const MANDATORY: [&str; 3] = ["litefile", "nodelist", "nodetype"];
 
 /// Columns that the program itself asks for: a table without them is unusable.
-const COLUMNS: [(&str, &[&str]); 8] = [
+const COLUMNS: [(&str, &[&str]); 13] = [
     ("litefile", &["image", "file", "options"]),
     ("litetree", &["priority", "image", "directory"]),
     ("statelite", &["node", "statemnt"]),
@@ -24,6 +24,11 @@ const COLUMNS: [(&str, &[&str]); 8] = [
     ("osimage", &["imagename"]),
     ("linuximage", &["imagename", "rootimgdir"]),
     ("site", &["key", "value"]),
+    ("hosts", &["node"]),
+    ("nodegroup", &["groupname"]),
+    ("nodehm", &["node"]),
+    ("nodepos", &["node"]),
+    ("noderes", &["node"]),
 ];
 
 /// Every table of a source.
@@ -232,9 +237,9 @@ impl Book {
         }))
     }
 
-    /// What to suggest for a table that isn't there.
+    /// ": did you mean …" for a table that isn't there, or nothing.
     pub(crate) fn suggest_table(&self, name: &str) -> String {
-        nearest::hint(name, self.tables.keys().map(String::as_str))
+        nearest::clause(name, self.tables.keys().map(String::as_str))
     }
 }
 

@@ -17,9 +17,17 @@ pub(crate) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// ` (did you mean "x"?)` or nothing, to be put after an error's sentence.
+/// `did you mean "x"?`, or nothing.
 pub(crate) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     nearest(word, candidates).map_or_else(String::new, |near| format!("did you mean \"{near}\"?"))
+}
+
+/// The hint as the end of a sentence: `: did you mean "x"?`, or nothing.
+pub(crate) fn clause<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    match hint(word, candidates) {
+        hint if hint.is_empty() => hint,
+        hint => format!(": {hint}"),
+    }
 }
 
 /// Edit distance without regard to case (insert, delete, replace, swap of neighbours); anything above `limit` may be

@@ -126,9 +126,9 @@ fn split(range: &str) -> Result<Vec<&str>, NoderangeError> {
             '\\' => escaped = true,
             '[' | '{' | '(' => open.push(c),
             ']' | '}' | ')' => {
-                if open.pop().is_none() {
+                let Some(_) = open.pop() else {
                     return syntax(range, format!("nothing opens the {c:?}"));
-                }
+                };
             }
             ',' if open.is_empty() => {
                 parts.push(range[start..i].trim());

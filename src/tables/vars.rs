@@ -110,20 +110,17 @@ impl Expansion<'_, '_> {
         let book = self.context.book;
         let undefined = format!("the variable {shown} is not defined");
         let Some(found) = book.table(table) else {
-            let hint = book.suggest_table(table);
-            let help = format!("there is no table {table} {hint}")
-                .trim_end()
-                .to_owned();
+            let help = format!("there is no table {table}{}", book.suggest_table(table));
             self.problem(offset, undefined, help);
             return None;
         };
         let key = key_column(found);
         if key != Some("key") && !found.columns().any(|c| c == column) {
-            let hint = nearest::hint(column, found.columns());
-            let help = format!("the table {table} has no column {column} {hint}")
-                .trim_end()
-                .to_owned();
-            let help = format!("{help}; where the name ends earlier, write ${{table.column}}");
+            let hint = nearest::clause(column, found.columns());
+            let help = format!(
+                "the table {table} has no column {column}{hint}; \
+                 where the name ends earlier, write ${{table.column}}"
+            );
             self.problem(offset, undefined, help);
             return None;
         }
@@ -282,11 +279,11 @@ mod tests {
             ),
             (
                 "/$nodetyp.os",
-                "t:1:1: error: the variable $nodetyp.os is not defined (there is no table nodetyp did you mean \"nodetype\"?)",
+                "t:1:1: error: the variable $nodetyp.os is not defined (there is no table nodetyp: did you mean \"nodetype\"?)",
             ),
             (
                 "/$nodetype.oss",
-                "t:1:1: error: the variable $nodetype.oss is not defined (the table nodetype has no column oss did you mean \"os\"?;",
+                "t:1:1: error: the variable $nodetype.oss is not defined (the table nodetype has no column oss: did you mean \"os\"?;",
             ),
             (
                 "/$nodepos.u",
