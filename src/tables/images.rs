@@ -15,7 +15,7 @@ use super::csv::Table;
 use super::litefile::LiteRow;
 use super::litetree::LiteTree;
 use super::nodes::split_list;
-use super::{ImageSpec, Origin, Problem, RuleRow, nearest, paths};
+use super::{ImageSpec, LiteOption, Origin, Problem, RuleRow, nearest, paths};
 
 /// What applies to one image, the same for each node that runs it.
 #[derive(Debug)]
@@ -26,6 +26,10 @@ pub(crate) struct ImageRows {
     pub(crate) rows: Vec<usize>,
     /// Indexes of the litetree rows, in order of use.
     pub(crate) trees: Vec<usize>,
+    /// Where the first persistent rule stands.
+    pub(crate) persistent: Option<Origin>,
+    /// Where the first localdisk rule stands.
+    pub(crate) localdisk: Option<Origin>,
     /// Paths that stand twice.
     pub(crate) problems: Vec<Problem>,
 }
@@ -83,8 +87,15 @@ impl ImageRows {
             }
         };
         let applies = |tree: &LiteTree| rank(&tree.image, image, groups).is_some();
+        let rules: Arc<[RuleRow]> = rows.iter().map(rule).collect();
+        let first = |option| {
+            let first = rules.iter().find(|rule| rule.option == option);
+            first.map(|rule| rule.at.clone())
+        };
         Self {
-            rules: rows.iter().map(rule).collect(),
+            persistent: first(LiteOption::Persistent),
+            localdisk: first(LiteOption::Localdisk),
+            rules,
             rows,
             trees: (0..trees.len()).filter(|i| applies(&trees[*i])).collect(),
             problems,
@@ -269,8 +280,8 @@ fn spec(
 
 #[cfg(test)]
 mod tests {
+    use super::super::litefile;
     use super::super::testing::Given;
-    use super::super::{LiteOption, litefile};
     use super::*;
     use proptest::prelude::*;
 

@@ -73,7 +73,8 @@ pub enum TablesError {
         /// A name that is spelled nearly so; may be empty.
         near: String,
     },
-    /// The node has no image, or one that is not defined.
+    /// The node has no image, or one that is not defined. Where the problem is only a warning, the
+    /// node is none of ours: a switch that nodetype says nothing of, a node with disks.
     #[error("node {node}: {problem}")]
     NoImage {
         /// The node.
@@ -186,17 +187,16 @@ impl Tables {
         }
         let store = statelite::evaluate(&mut context);
         let mut problems = context.problems;
-        let first = |option| rows.rules.iter().find(|rule| rule.option == option);
-        if let (Some(rule), None) = (first(LiteOption::Persistent), &store) {
+        if let (Some(at), None) = (&rows.persistent, &store) {
             problems.push(Problem::warning(
-                rule.at.clone(),
+                at.clone(),
                 "there are persistent rules, but no store to keep what is written",
                 "give statelite a row with a statemnt for the node or one of its groups",
             ));
         }
-        if let (Some(rule), None) = (first(LiteOption::Localdisk), &config.localdisk_dir) {
+        if let (Some(at), None) = (&rows.localdisk, &config.localdisk_dir) {
             problems.push(Problem::warning(
-                rule.at.clone(),
+                at.clone(),
                 "there are localdisk rules, but no directory to keep what is written",
                 "set localdisk_dir in the configuration",
             ));

@@ -15,6 +15,9 @@ use regex::Regex;
 use super::nearest;
 use super::nodes::Nodes;
 
+/// More pairs of brackets than this no name has.
+const MOST_BRACKETS: usize = 8;
+
 /// Why a noderange has no nodes.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NoderangeError {
@@ -222,6 +225,13 @@ fn names<'n>(
         return Ok(());
     }
     if text.contains(['[', ']']) {
+        // Each is a level of recursion.
+        if text.matches('[').count() > MOST_BRACKETS {
+            return syntax(
+                part,
+                format!("it has more than {MOST_BRACKETS} pairs of brackets"),
+            );
+        }
         return brackets(String::new(), text, part, nodes, found);
     }
     if let Some(range) = Range::between(text) {
@@ -475,6 +485,10 @@ mod tests {
             ("(cn01)", "not supported"),
             ("^/tmp/list", "not supported"),
             ("cn[1-99999999999999999999999]", "is no range of numbers"),
+            (
+                "cn[1][2][3][4][5][6][7][8][9]",
+                "more than 8 pairs of brackets",
+            ),
         ] {
             let error = expand(range, &cluster()).expect_err(range).to_string();
             assert!(error.contains(expected), "{range}: {error}");

@@ -91,6 +91,14 @@ pub(crate) fn litefile(
         seen.insert(&row.path, (entry, row.dir));
     }
     for (path, (child, _)) in &seen {
+        if let Some((above, false)) = ancestors(path).find_map(|p| seen.get(p)) {
+            let message = format!(
+                "{} has rows below it, but xCAT takes it for a file",
+                above.path
+            );
+            let help = "end a directory with a slash";
+            problems.push(Problem::warning(above.at.clone(), message, help));
+        }
         let mut parents = ancestors(path).filter_map(|p| seen.get(p).filter(|(_, dir)| *dir));
         if let Some((parent, _)) = parents.next() {
             pair(parent, child, problems);

@@ -64,6 +64,25 @@ fn the_cluster_has_no_problem() {
 }
 
 #[test]
+fn what_xcat_would_refuse_of_the_cluster() {
+    let (_dir, tables, _) = cluster();
+    let found = lines(&tables.check_strict_xcat());
+    let has = |text: &str| {
+        assert!(
+            found.iter().any(|line| line.contains(text)),
+            "{text}: {found:#?}"
+        )
+    };
+    has("error: /root/.ssh/ (tmpfs) is below /root/ (link): only link options may be");
+    has("warning: /var/ct/ (link) is below /var/ (tmpfs): xCAT's documentation does not permit");
+    has("warning: xCAT drops this row: line 5 has the priority 10");
+    assert!(
+        !found.iter().any(|line| line.contains("/var/log/")),
+        "{found:#?}"
+    );
+}
+
+#[test]
 fn a_node_of_the_cluster() {
     let (dir, tables, config) = cluster();
     let root = dir.path().to_str().unwrap();
@@ -189,6 +208,37 @@ fn the_broken_tables_are_told_in_one_run() {
             .count(),
         0
     );
+}
+
+#[test]
+fn nodes_that_are_not_diskless_are_warnings() {
+    let tables = Tables::load(
+        &Given::default()
+            .table("nodelist", "#node,groups\nsw1,switch\nlogin1,login\n")
+            .table("litefile", "#image,file,options\n")
+            .table(
+                "nodetype",
+                "#node,os,arch,profile,provmethod\nlogin,a,b,c,full\n",
+            )
+            .table("osimage", "#imagename,provmethod\nfull,install\n"),
+    );
+    let config = Config::default();
+    for node in ["sw1", "login1"] {
+        match tables.node(node, &config) {
+            Err(TablesError::NoImage { problem, .. }) => {
+                assert_eq!(problem.severity, Severity::Warning)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(tables.check(&config).len(), 2);
+    assert!(tables.images().is_empty());
+}
+
+#[test]
+fn tables_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    shared(&Tables::load(&Given::default()));
 }
 
 #[test]
@@ -329,6 +379,7 @@ fn strict_xcat_rows() {
         "litefile.csv:3:8: error: liteimg does not know the option \"link, con\"",
         "litefile.csv:4:5: warning: xCAT cuts \"/c d\" at its first blank",
         "litefile.csv:7:5: warning: /x/y/z is a third level, below /x/y/ and /x/",
+        "litefile.csv:10:5: warning: /n has rows below it, but xCAT takes it for a file",
         "litetree.csv:3:1: warning: xCAT drops this row: line 2 has the priority 1",
         "litetree.csv:4:1: warning: xCAT drops this row: line 6 has the priority 2",
         "litetree.csv:5:1: warning: xCAT drops this row: line 2 has the priority 1",
@@ -346,10 +397,10 @@ fn many_nodes_share_many_rows() {
         String::from("#image,file,options\n"),
         String::from("#node,groups\n"),
     );
-    for i in 0..20_000 {
+    for i in 0..100_000 {
         litefile += &format!("ALL,/d{}/f{i},tmpfs\n", i % 100);
     }
-    for i in 0..1_000 {
+    for i in 0..5_000 {
         nodelist += &format!("cn{i:04},\"compute,all\"\n");
     }
     let tables = Tables::load(
@@ -366,7 +417,7 @@ fn many_nodes_share_many_rows() {
     let mut first: Option<NodeSpec> = None;
     for node in tables.nodes() {
         let spec = tables.node(&node, &config).unwrap();
-        assert_eq!(spec.rules.len(), 20_000);
+        assert_eq!(spec.rules.len(), 100_000);
         let first = first.get_or_insert_with(|| spec.clone());
         assert!(Arc::ptr_eq(&spec.rules, &first.rules));
     }
