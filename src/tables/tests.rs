@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::testing::Given;
 use super::*;
 use crate::config::{AllowCommands, Config};
@@ -422,4 +424,42 @@ fn many_nodes_share_many_rows() {
         assert!(Arc::ptr_eq(&spec.rules, &first.rules));
     }
     assert!(tables.check(&config).is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever happens to a table's bytes: no panic, and each problem has a place.
+    #[test]
+    fn damaged_tables_are_told_of(
+        table in 0..10_usize,
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4), 1..6),
+    ) {
+        let names = [
+            "litefile", "litetree", "statelite", "nodelist", "nodetype", "noderes", "nodepos", "nodegroup", "osimage",
+            "linuximage",
+        ];
+        let read = |name: &str| std::fs::read(fixtures().join(format!("cluster/{name}.csv"))).unwrap();
+        let mut bytes = read(names[table]);
+        for (place, byte, kind) in changes {
+            let at = place.index(bytes.len());
+            match kind {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                2 => drop(bytes.drain(at..(at + usize::from(byte) % 9).min(bytes.len() - 1))),
+                _ => bytes.insert(at, b"\",\n$/|#(.-"[usize::from(byte) % 10]),
+            }
+        }
+        let given = names.iter().fold(Given::default(), |given, name| given.table(name, read(name)));
+        let tables = Tables::load(&given.table(names[table], &bytes));
+        let config = Config::default();
+        for problem in tables.check(&config).iter().chain(&tables.check_strict_xcat()) {
+            prop_assert!(!problem.at.file.as_os_str().is_empty(), "{problem}");
+            prop_assert!(!problem.message.is_empty() && !problem.help.is_empty() || problem.severity == Severity::Warning, "{problem}");
+            prop_assert_eq!(problem.at.line == 0, problem.at.column == 0, "{}", problem);
+        }
+        for node in tables.nodes() {
+            tables.node(&node, &config).ok();
+        }
+    }
 }
