@@ -2,6 +2,7 @@
 //! litetree layers, chosen path by path by the litefile rules.
 
 pub mod cli;
+pub mod config;
 pub mod fleet;
 pub mod fs;
 pub mod fuse;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -21,12 +22,16 @@ pub struct Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+        let file = self.file.display();
+        if self.line == 0 {
+            return write!(f, "{file}");
+        }
+        write!(f, "{file}:{}:{}", self.line, self.column)
     }
 }
 
 /// How bad a [`Problem`] is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The row is used, but probably not as meant.
@@ -36,7 +41,7 @@ pub enum Severity {
 }
 
 /// One finding about the input: where, what, and what to do.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, Serialize)]
 pub struct Problem {
     /// Where.
     pub at: Origin,
@@ -46,6 +51,26 @@ pub struct Problem {
     pub message: String,
     /// What to do about it.
     pub help: String,
+}
+
+impl Problem {
+    /// An error: the row is left out.
+    pub fn error(at: Origin, message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            at,
+            severity: Severity::Error,
+            message: message.into(),
+            help: help.into(),
+        }
+    }
+
+    /// A warning: the row is used, but probably not as meant.
+    pub fn warning(at: Origin, message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(at, message, help)
+        }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -90,7 +115,8 @@ pub struct RuleRow {
     pub dir: bool,
     /// The option, synonyms resolved.
     pub option: LiteOption,
-    /// The option began with `link` (matters to `link_view` and strict xCAT checks only).
+    /// The option is a link to xCAT: it begins with `link`, is blank, or is `tmpfs,rw` (matters to
+    /// `link_view` and strict xCAT checks only).
     pub link: bool,
     /// The row it came from.
     pub at: Origin,
@@ -150,12 +176,13 @@ pub struct ImageSpec {
 pub struct NodeSpec {
     /// The node's name.
     pub node: String,
-    /// nodelist.groups, in order.
+    /// nodelist.groups, in order, then the groups that the nodegroup table puts it into.
     pub groups: Vec<String>,
     /// Its image.
     pub image: ImageSpec,
-    /// Effective litefile rows, one a path.
-    pub rules: Vec<RuleRow>,
+    /// Effective litefile rows, one a path, sorted by path. Nodes of one image share them.
+    #[serde(serialize_with = "as_slice")]
+    pub rules: Arc<[RuleRow]>,
     /// Effective litetree rows, in order of use.
     pub trees: Vec<TreeRow>,
     /// Where its persistent files live; `None` where no statelite row applies.
@@ -166,4 +193,8 @@ pub struct NodeSpec {
 
 fn lossy<S: serde::Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
     s.serialize_str(&String::from_utf8_lossy(bytes))
+}
+
+fn as_slice<S: serde::Serializer>(rules: &Arc<[RuleRow]>, s: S) -> Result<S::Ok, S::Error> {
+    rules.as_ref().serialize(s)
 }

@@ -1,0 +1,95 @@
+//! Where tables come from.
+//!
+//! Owns: finding and reading a table's bytes. May not: know what they mean.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The bytes of one table, and the name under which messages speak of it.
+#[derive(Clone, Debug)]
+pub struct RawTable {
+    /// The file, or what a message should call it.
+    pub file: PathBuf,
+    /// What `tabdump` printed.
+    pub bytes: Vec<u8>,
+}
+
+/// A place that has tables.
+pub trait Source {
+    /// What a message calls the whole: a directory, a database.
+    fn place(&self) -> PathBuf;
+
+    /// Where `table` is or would be, for messages.
+    fn file(&self, table: &str) -> PathBuf;
+
+    /// The names of all tables that there are, sorted.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// One table; `None` where there is none of that name.
+    fn read(&self, table: &str) -> io::Result<Option<RawTable>>;
+}
+
+/// A directory with one `<table>.csv` a table.
+#[derive(Clone, Debug)]
+pub struct CsvDir(PathBuf);
+
+impl CsvDir {
+    /// The directory; it is looked at when tables are asked for.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self(dir.into())
+    }
+}
+
+impl Source for CsvDir {
+    fn place(&self) -> PathBuf {
+        self.0.clone()
+    }
+
+    fn file(&self, table: &str) -> PathBuf {
+        self.0.join(format!("{table}.csv"))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.0)? {
+            // Editors leave `.#x.csv` and the like behind: hidden files are no tables.
+            if let Ok(name) = entry?.file_name().into_string()
+                && let Some(table) = name.strip_suffix(".csv")
+                && !table.is_empty()
+                && !table.starts_with('.')
+            {
+                names.push(table.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn read(&self, table: &str) -> io::Result<Option<RawTable>> {
+        let file = self.file(table);
+        match std::fs::read(&file) {
+            Ok(bytes) => Ok(Some(RawTable { file, bytes })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_csv_is_a_table() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["site.csv", "myown.csv", ".#site.csv", "notes.txt", ".csv"] {
+            std::fs::write(dir.path().join(name), name).unwrap();
+        }
+        let source = CsvDir::new(dir.path());
+        assert_eq!(source.list().unwrap(), ["myown", "site"]);
+        let raw = source.read("myown").unwrap().unwrap();
+        assert_eq!(raw.bytes, b"myown.csv");
+        assert!(source.read("absent").unwrap().is_none());
+        assert!(CsvDir::new("/nonexistent").list().is_err());
+    }
+}
