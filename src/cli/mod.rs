@@ -1,18 +1,41 @@
 //! The command line: clap types, and one file a command. Human output on standard output, `--json`
 //! for programs, diagnostics on standard error.
 //!
+//! Owns: words and exit codes. May not: decide what is true of a node.
+//!
 //! Exit codes: 0 done; 1 the input has problems, or the work failed; 2 the command line is wrong.
 
+mod check;
+mod docs;
+mod explain;
 mod mount;
+mod reset;
+mod show;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-/// A live root for every diskless node, merged from image, litetree and writable layers.
+use crate::config::{Config, LogFormat};
+use crate::fleet::RunError;
+use crate::tables::{CsvDir, Problem, Tables};
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done; 1 the tables have problems, or the work failed; 2 the command line is wrong.
+
+A first look, with the tables that `tabdump` wrote into a directory:
+  statelite --tables /etc/statelite/tables check
+  statelite show cn1
+  statelite explain cn1 /etc/ntp.conf
+  statelite mount cn1 /srv/roots/cn1
+
+Nodes are named as noderanges: cn1, cn1-cn40, cn[01-40], a group, @all, a,b and all,-cn7.";
+
+/// A live root for every diskless node, merged from image, litetree and writable layers by the
+/// litefile rules.
 #[derive(Debug, Parser)]
-#[command(name = "statelite", version, max_term_width = 100)]
+#[command(name = "statelite", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(flatten)]
     globals: Globals,
@@ -22,49 +45,130 @@ pub struct Cli {
 
 /// What every command takes.
 #[derive(Args, Clone, Debug)]
-pub struct Globals {
+struct Globals {
+    /// The configuration [default: /etc/statelite/statelite.toml, if it is there].
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The directory of the tables, one TABLE.csv each; over the configuration's `tables`.
+    #[arg(long, global = true, value_name = "DIR")]
+    tables: Option<PathBuf>,
     /// Print JSON for programs instead of text for people.
     #[arg(long, global = true)]
-    pub json: bool,
+    json: bool,
     /// What to log on standard error: error, warn, info, debug, trace, or a filter such as
-    /// `statelite::fs=debug`.
+    /// `statelite::fs=debug`; over the configuration's `log`.
     #[arg(long, global = true, value_name = "FILTER")]
-    pub log: Option<String>,
-    /// Where the background process logs; without it, nowhere once the mount is ready.
+    log: Option<String>,
+    /// Where a process in the background logs; without it, nowhere once the mount is ready.
     #[arg(long, global = true, value_name = "FILE")]
-    pub log_file: Option<PathBuf>,
+    log_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Mount(mount::MountArgs),
-}
-
-/// Parses the command line, runs the command and says how it went.
-pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    start_logging(&cli.globals);
-    let done = match &cli.command {
-        Command::Mount(args) => mount::run(&cli.globals, args),
-    };
-    match done {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("statelite: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    Check(check::CheckArgs),
+    Explain(explain::ExplainArgs),
+    Show(show::ShowArgs),
+    Reset(reset::ResetArgs),
+    #[command(hide = true)]
+    Completions(docs::CompletionsArgs),
+    #[command(hide = true)]
+    Man(docs::ManArgs),
 }
 
 /// What a command fails with: a sentence for people.
 type Failure = Box<dyn std::error::Error>;
 
-fn start_logging(globals: &Globals) {
+/// Parses the command line, runs the command and says how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            // What a child in the background said is on standard error already.
+            match error.downcast_ref::<RunError>() {
+                Some(RunError::NotReady { code }) => {
+                    return ExitCode::from((*code).clamp(1, 255) as u8);
+                }
+                _ => eprintln!("statelite: {error}"),
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<ExitCode, Failure> {
+    let mut config = Config::load(cli.globals.config.as_deref())?;
+    if let Some(tables) = &cli.globals.tables {
+        config.tables = std::path::absolute(tables)?;
+    }
+    let lasting = match &cli.command {
+        Command::Mount(args) => args.stays() || cli.globals.log_file.is_some(),
+        _ => false,
+    };
+    start_logging(&cli.globals, &config, lasting)?;
+    let (globals, config) = (&cli.globals, &config);
+    match &cli.command {
+        Command::Mount(args) => mount::run(globals, config, args),
+        Command::Check(args) => check::run(globals, config, args),
+        Command::Explain(args) => explain::run(globals, config, args),
+        Command::Show(args) => show::run(globals, config, args),
+        Command::Reset(args) => reset::run(globals, config, args),
+        Command::Completions(args) => docs::completions(args),
+        Command::Man(args) => docs::man(args),
+    }
+}
+
+/// `lasting`: the process stays and its log is kept; one that answers and ends logs warnings only.
+fn start_logging(globals: &Globals, config: &Config, lasting: bool) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
-    let filter = globals.log.as_deref().unwrap_or("warn");
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
+    let words = match &globals.log {
+        Some(words) => words,
+        None if lasting => &config.log,
+        None => "warn",
+    };
+    let filter = EnvFilter::try_new(words)
+        .map_err(|e| format!("log filter {words:?}: {e}; try info, or statelite::fs=debug"))?;
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+        .with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+fn load_tables(config: &Config) -> Result<Tables, Failure> {
+    if !config.tables.is_dir() {
+        return Err(format!(
+            "{}: no such directory; tables are read from it, one TABLE.csv each as tabdump prints \
+             them (--tables, or tables in the configuration)",
+            config.tables.display()
+        )
+        .into());
+    }
+    Ok(Tables::load(&CsvDir::new(&config.tables)))
+}
+
+/// Problems that do not stop a command go to standard error.
+fn tell(problems: &[Problem]) {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    say(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Prints; a reader that has gone away (`| head`) is no failure.
+fn say(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
 }

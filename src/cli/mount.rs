@@ -1,69 +1,123 @@
 //! `statelite mount`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, Globals};
-use crate::fleet::{Background, PlainSpec, RunError, plain_view, run_foreground, start_background};
+use super::{Failure, Globals, load_tables, tell};
+use crate::config::{Config, Whiteouts};
+use crate::fleet::{
+    Background, PlainSpec, Use, node_view, plain_view, run_foreground, start_background,
+};
+use crate::fs::View;
 use crate::layer::FormChoice;
+use crate::layer::machinery::Form;
 
-/// Mount a root
+const ABOUT: &str = "Mount a node's root, or directories on top of one another
+
+A node's root is what the tables say it is. It is mounted in the background: the command returns
+when it can be used, or says why it cannot. Unmount it with umount(8).
+
+Without tables, --lower, --upper and --work make a root that is writable everywhere, as overlayfs
+does: `statelite mount --lower /a:/b --upper /u --work /w /mnt`.";
+
+/// Mount a node's root, or directories on top of one another
 #[derive(Args, Debug)]
+#[command(long_about = ABOUT)]
 pub(super) struct MountArgs {
+    /// The node (not with --lower), and the directory to mount on.
+    #[arg(value_names = ["NODE", "MOUNTPOINT"], num_args = 1..=2, required = true)]
+    node_and_point: Vec<PathBuf>,
     /// Read-only directories, the first on top.
-    #[arg(long, value_name = "DIR[:DIR…]")]
+    #[arg(long, value_name = "DIR[:DIR…]", requires = "upper", requires = "work")]
     lower: Option<OsString>,
     /// Where changes go.
-    #[arg(long, value_name = "DIR", requires = "lower", requires = "work")]
+    #[arg(long, value_name = "DIR", requires = "lower")]
     upper: Option<PathBuf>,
-    /// An empty directory on the upper's file system.
-    #[arg(long, value_name = "DIR", requires = "upper")]
+    /// A directory on the upper's file system for what is being copied.
+    #[arg(long, value_name = "DIR", requires = "lower")]
     work: Option<PathBuf>,
-    /// Where to mount.
-    #[arg(value_name = "MOUNTPOINT")]
-    point: PathBuf,
     /// Stay in the foreground; an interrupt unmounts.
     #[arg(long, short)]
     foreground: bool,
-    /// Request threads.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    /// Request threads; over the configuration's `threads`.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
     /// Set by the parent of a process in the background.
     #[arg(long, hide = true)]
     background: bool,
 }
 
-pub(super) fn run(globals: &Globals, args: &MountArgs) -> Result<ExitCode, Failure> {
+impl MountArgs {
+    /// Does this process serve with its own terminal, or only start one that does?
+    pub(super) fn stays(&self) -> bool {
+        self.foreground
+    }
+
+    fn node(&self) -> Option<&Path> {
+        (self.node_and_point.len() == 2).then(|| self.node_and_point[0].as_path())
+    }
+
+    fn point(&self) -> &Path {
+        &self.node_and_point[self.node_and_point.len() - 1]
+    }
+}
+
+pub(super) fn run(
+    globals: &Globals,
+    config: &Config,
+    args: &MountArgs,
+) -> Result<ExitCode, Failure> {
     if !args.foreground && !args.background {
         let mut again: Vec<OsString> = std::env::args_os().skip(1).collect();
         again.push("--background".into());
-        return match start_background(again, globals.log_file.as_deref()) {
-            Ok(()) => Ok(ExitCode::SUCCESS),
-            Err(RunError::NotReady { code }) => Ok(ExitCode::from(code.clamp(1, 255) as u8)),
-            Err(e) => Err(e.into()),
-        };
+        start_background(again, globals.log_file.as_deref())?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let (Some(lower), Some(upper), Some(work)) = (&args.lower, &args.upper, &args.work) else {
-        return Err("--lower, --upper and --work are needed".into());
-    };
-    let spec = PlainSpec {
-        lower: std::env::split_paths(lower).collect(),
-        upper: upper.clone(),
-        work: work.clone(),
-        lifetime: Duration::from_secs(1),
-        form: FormChoice::Auto,
-    };
-    let view = Arc::new(plain_view(&spec)?);
+    let view = Arc::new(view(config, args)?);
     let background = if args.background {
         Background::Yes
     } else {
         Background::No
     };
-    run_foreground(view, &args.point, args.threads, background)?;
+    run_foreground(
+        view,
+        args.point(),
+        args.threads.unwrap_or(config.threads),
+        background,
+    )?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn view(config: &Config, args: &MountArgs) -> Result<View, Failure> {
+    if let (Some(lower), Some(upper), Some(work)) = (&args.lower, &args.upper, &args.work) {
+        if let Some(node) = args.node() {
+            let node = node.display();
+            return Err(format!("with --lower there is no node, but {node} was named").into());
+        }
+        return Ok(plain_view(&PlainSpec {
+            lower: std::env::split_paths(lower).collect(),
+            upper: upper.clone(),
+            work: work.clone(),
+            lifetime: config.cache_lifetime,
+            form: match config.whiteouts {
+                Whiteouts::Auto => FormChoice::Auto,
+                Whiteouts::Device => FormChoice::Fixed(Form::Device),
+                Whiteouts::File => FormChoice::Fixed(Form::File),
+            },
+        })?);
+    }
+    let Some(node) = args.node().and_then(Path::to_str) else {
+        return Err("which node? statelite mount NODE MOUNTPOINT".into());
+    };
+    let tables = load_tables(config)?;
+    tell(tables.problems());
+    let spec = tables.node(node, config)?;
+    tell(&spec.problems);
+    let built = node_view(&spec, config, Use::Mount)?;
+    tell(&built.problems);
+    Ok(built.view)
 }

@@ -4,8 +4,13 @@
 //! Owns: building views, running them, the background. May not: serve requests, or know of
 //! fuser's types.
 
+pub mod build;
 mod plain;
+mod reset;
 mod run;
+pub mod stores;
 
+pub use build::{BuildError, Built, Use, node_view};
 pub use plain::{PlainSpec, plain_view};
+pub use reset::{ResetError, reset};
 pub use run::{Background, RunError, run_foreground, start_background};

@@ -97,6 +97,7 @@ pub fn plain_view(spec: &PlainSpec) -> Result<View, PlainError> {
             work: Some(spec.work.clone()),
             form: spec.form,
             durable: survives_power_cut(&spec.upper),
+            read_only: false,
         }),
     });
     let tmpfs = Some(layers.len() as u8 - 1);

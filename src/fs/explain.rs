@@ -129,8 +129,8 @@ impl View {
                 return Ok(Walk::Done { dir, name, outcome });
             }
             let next = match outcome {
-                Outcome::Here(here) if here.attr.stat.is_dir() => here.into_dir()?,
-                _ => Dir {
+                Outcome::Here(here) => here.into_dir()?,
+                Outcome::Absent { .. } => Dir {
                     path: join(&dir.path, &name),
                     pos: self.rules.step(dir.pos, &name),
                     srcs: Default::default(),
@@ -156,7 +156,7 @@ impl View {
     /// its end; without a leading slash. What does not exist is taken by its word.
     ///
     /// # Errors
-    /// `ELOOP`, and what the layers answer.
+    /// `ELOOP`, `ENOTDIR`, and what the layers answer.
     pub fn canonical(&self, path: &[u8], follow_last: bool) -> Res<Vec<u8>> {
         Ok(match self.walk(path, follow_last)? {
             Walk::Done { dir, name, .. } => join(&dir.path, &name),

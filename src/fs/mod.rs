@@ -152,7 +152,12 @@ impl View {
         view.root_object()?;
         for layer in view.layers.iter().filter(|layer| layer.is_upper()) {
             // A store that is not there now is tried out when it comes back.
-            if layer.missing().is_none() {
+            let writable = layer
+                .spec()
+                .upper
+                .as_ref()
+                .is_some_and(|upper| !upper.read_only);
+            if writable && layer.missing().is_none() {
                 layer.caps()?;
                 layer.clean_work()?;
             }

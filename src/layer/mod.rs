@@ -58,6 +58,8 @@ pub struct UpperSpec {
     pub form: FormChoice,
     /// Survives a power cut: what is copied up is written out before it is named.
     pub durable: bool,
+    /// Only looked at: nothing is made in it, not even to try out what it can hold.
+    pub read_only: bool,
 }
 
 /// What a path is in one layer.

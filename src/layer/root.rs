@@ -79,7 +79,7 @@ impl State {
                 }
             }
             Err(why) => {
-                if self.why.is_none() {
+                if self.why.is_none() && !spec.optional {
                     tracing::warn!(layer = spec.label, path = %spec.base.display(), %why, "is missing");
                 }
                 self.fd = None;
@@ -104,7 +104,8 @@ fn open(spec: &LayerSpec) -> Result<(OwnedFd, Stat), String> {
     };
     let named = |e: Errno| format!("{shown}/{}: {e}", String::from_utf8_lossy(sub));
     let mut found = obj::open_beneath(base.as_fd(), sub, flags, Mode::empty());
-    if matches!(found, Err(Errno::NOENT)) && spec.upper.is_some() {
+    let makes = spec.upper.as_ref().is_some_and(|upper| !upper.read_only);
+    if matches!(found, Err(Errno::NOENT)) && makes {
         for (end, _) in sub.iter().enumerate().filter(|(_, b)| **b == b'/') {
             make_dir(&base, &sub[..end]).map_err(named)?;
         }

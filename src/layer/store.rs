@@ -68,6 +68,9 @@ impl Layer {
 
     fn try_out(&self) -> Res<Caps> {
         let spec = self.spec.upper.as_ref().ok_or(Errno::ROFS)?;
+        if spec.read_only {
+            return self.guess(spec);
+        }
         let work = self.work()?;
         let name = stage_name();
         let mode = Mode::from_raw_mode(0o600);
@@ -117,6 +120,25 @@ impl Layer {
         })
     }
 
+    /// What a store that may not be written to seems to hold: attributes, unless it says that it
+    /// knows none, and the form that goes with them.
+    fn guess(&self, spec: &super::UpperSpec) -> Res<Caps> {
+        let root = self.root()?;
+        let none = Xattrs::of(&*root).get(machinery::OPAQUE);
+        let xattrs = !matches!(none, Err(Errno::OPNOTSUPP | Errno::NOSYS));
+        let form = match spec.form {
+            FormChoice::Fixed(form) => form,
+            FormChoice::Auto if xattrs => Form::Device,
+            FormChoice::Auto => Form::File,
+        };
+        Ok(Caps {
+            form,
+            xattrs,
+            tmpfile: false,
+            rename_whiteout: false,
+        })
+    }
+
     fn tries_xattr(&self, work: &OwnedFd) -> Res<bool> {
         let attrs = Xattrs::of(work);
         match attrs.set(c"trusted.overlay.statelite.try", b"y", XattrFlags::empty()) {
@@ -142,7 +164,7 @@ impl Layer {
         };
         let open = || obj::open_beneath(parent.as_fd(), name, flags, Mode::empty());
         match open() {
-            Err(Errno::NOENT) => {
+            Err(Errno::NOENT) if !spec.read_only => {
                 match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
                     Ok(()) | Err(Errno::EXIST) => open(),
                     Err(e) => Err(e),
@@ -180,12 +202,15 @@ impl Layer {
                 Err(e) => return Err(e),
             }
         } else {
-            let side = match obj::open_beneath(
-                self.work()?.as_fd(),
-                &side_file(stat),
-                OFlags::RDONLY,
-                Mode::empty(),
-            ) {
+            let open = |work: OwnedFd| {
+                obj::open_beneath(
+                    work.as_fd(),
+                    &side_file(stat),
+                    OFlags::RDONLY,
+                    Mode::empty(),
+                )
+            };
+            let side = match self.work().and_then(open) {
                 Ok(side) => side,
                 Err(Errno::NOENT) => return Ok(None),
                 Err(e) => return Err(e),
