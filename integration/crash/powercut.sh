@@ -44,6 +44,8 @@ whole() {
   diff "$scratch/want" "$scratch/have" | head -20; cmp -s "$scratch/want" "$scratch/have"
 }
 copied() { wc -l <"$scratch/list"; }
+# Commits the journal all the while, as a busy store does: names get to the device early, and data only where it was synced.
+noise() { while echo x >>"$disk/noise" && sync "$disk/noise"; do sleep 0.01; done; }
 nap() { sleep "$(printf '0.%03d' $((20 + RANDOM % $1)))"; }
 fresh() { mkfs.ext4 -qF -E lazy_itable_init=0 "$disk.img"; mount -o loop "$disk.img" "$disk"; target "$kind" "$lower" "$upper" "$work" "$view"; }
 end() { wait "$1" 2>/dev/null || true; }
@@ -53,7 +55,8 @@ total=0
 hurry=${HURRY:-900} # a cut comes within so many ms
 for r in $(seq "$rounds"); do
   fresh; writer $((seed + r)) 2>/dev/null & w=$!
-  nap "$hurry"; xfs_io -x -c shutdown "$disk"; end $w
+  noise 2>/dev/null & z=$!
+  nap "$hurry"; xfs_io -x -c shutdown "$disk"; end $w; end $z
   umount "$view"; [ -z "$daemon" ] || within 20 gone "$daemon" || die "the daemon outlived its mount"
   umount "$disk"; e2fsck -fp "$disk.img" >"$scratch/fsck" 2>&1 || [ $? -lt 4 ] || die "the store itself is broken: $(cat "$scratch/fsck")"
   mount -o loop "$disk.img" "$disk"
