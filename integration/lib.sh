@@ -17,6 +17,8 @@ expect() {
   local name=$1 out; shift
   if out=$("$@" 2>&1); then pass "$name"; else fail "$name"; say "      ${out//$'\n'/$'\n      '}"; fi
 }
+# form CI FULL: a setting's value in the short form of a suite (FORM=ci, make test) and in the full one.
+form() { if [ "${FORM:-full}" = ci ]; then echo "$1"; else echo "$2"; fi; }
 # summary NAME: the last line of every suite; the status is the verdict.
 summary() { say "$1: $passed passed, $failed failed"; [ "$failed" -eq 0 ]; }
 # within SECONDS COMMAND...: until the command succeeds, or the deadline passes.
@@ -42,6 +44,8 @@ trap 'exit 143' TERM HUP
 # scratch: $scratch, an empty directory of this run, on the disk.
 scratch() { scratch=$(mktemp -d "${STATELITE_SCRATCH:-/var/tmp}/statelite.XXXXXX"); at_exit rm -rf --one-file-system "$scratch"; }
 unmount() { local m; for m; do if mountpoint -q "$m" || [ ! -e "$m" ]; then umount "$m" 2>/dev/null || umount -l "$m"; fi; done; }
+mounts_below() { awk -v d="$1/" 'index($5, d) == 1 { print $5 }' /proc/self/mountinfo | tac; }
+unmount_below() { local m; mounts_below "$1" | while read -r m; do umount "$m" 2>/dev/null || umount -l "$m" || true; done; }
 # store UPPERFS DIR [SIZE]: an empty file system for uppers; ext4 comes on a loop device over DIR.img.
 store() {
   mkdir -p "$2"
@@ -57,7 +61,7 @@ daemon=
 target() {
   mkdir -p "$3" "$4" "$5"; daemon=
   case $1 in
-    overlayfs) mount -t overlay overlay -o "lowerdir=$2,upperdir=$3,workdir=$4" "$5" ;;
+    overlayfs) mount -t overlay overlay -o "lowerdir=$2,upperdir=$3,workdir=$4,index=off,redirect_dir=nofollow,metacopy=off" "$5" ;;
     statelite)
       [ -x "$STATELITE" ] || die "no $STATELITE: make build"
       "$STATELITE" mount --foreground --lower "$2" --upper "$3" --work "$4" "$5" >>"$scratch/daemon.log" 2>&1 & daemon=$!

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # powercut.sh KIND: whatever the moment of a power cut, or of the daemon's death, a file of the lower layer is in the upper
-# either not at all or whole: content, mode, owner, xattrs, capabilities, ACL. ROUNDS=20 (CI: 4) of each.
+# either not at all or whole: content, mode, owner, xattrs, capabilities, ACL. ROUNDS=20 (short form: 4) of each.
 # The cut: ext4 is told to shut down without flushing its log, so the device holds just what had reached it, and the next
 # mount replays the journal. (A copy of the backing file, taken while it is written to, would mix several moments.)
 set -euo pipefail
 . "$(dirname "$0")/../lib.sh"
 kind=${1:-statelite} seed=${SEED:-$RANDOM} files=1500
-rounds=${ROUNDS:-$([ -n "${CI:-}" ] && echo 4 || echo 20)}
+rounds=${ROUNDS:-$(form 4 20)}
 root; need xfs_io mkfs.ext4 getfattr setfacl setcap
 scratch; RANDOM=$seed; say "$rounds rounds of each, seed $seed"
 lower=$scratch/lower disk=$scratch/disk; upper=$disk/upper work=$disk/work view=$scratch/view

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # fsx.sh KIND: random reads, writes, maps, holes and copies on one file of a view, each read checked against memory.
-# OPS=1000000 operations a run (CI: 100000), SEED=1 for the first run; a failure is repeated by the same two.
+# OPS=1000000 operations a run (short form: 100000), SEED=1 for the first run; a failure is repeated by the same two.
 # Four runs: a new file and one that the lower layer has, each with the upper on ext4 and on tmpfs.
 set -euo pipefail
 . "$(dirname "$0")/../lib.sh"
 kind=${1:-statelite} seed=${SEED:-1}
-ops=${OPS:-$([ -n "${CI:-}" ] && echo 100000 || echo 1000000)}
+ops=${OPS:-$(form 100000 1000000)}
 root; need mkfs.ext4
 [ -x "$tools/fsx" ] || die "no fsx: make setup installs it"
 scratch; mkdir -p "$scratch/lower" "$scratch/artifacts"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # stress.sh KIND [UPPERFS]: stress-ng's file system stressors in a view, two at a time, while files of the lower layer
-# are copied up, removed and replaced beside them. SECONDS_EACH=60 (CI: 3). ONLY="a b" runs these alone.
+# are copied up, removed and replaced beside them. SECONDS_EACH=60 (short form: 3). ONLY="a b" runs these alone.
 # Afterwards the view is walked and compared with what the kernel's overlayfs shows of the same layers.
 set -euo pipefail
 . "$(dirname "$0")/../lib.sh"
 kind=${1:-statelite} upperfs=${2:-ext4}
-each=${SECONDS_EACH:-$([ -n "${CI:-}" ] && echo 3 || echo 60)}
+each=${SECONDS_EACH:-$(form 3 60)}
 root; need stress-ng mkfs.ext4
 # The class `filesystem`, less those that never touch the directory they are given:
 #   bind-mount binderfs eventfd ioprio procfs; and fanotify, which marks every mount of the machine.
