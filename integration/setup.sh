@@ -12,7 +12,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   say "setup: apt-get install ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
   apt-get -qq update
-  apt-get -qq -y --no-install-recommends install "${missing[@]}" >/dev/null
+  apt-get -qq -y --no-install-recommends install "${missing[@]}" >/dev/null 2> >(grep -v "^debconf: delaying" >&2)
 fi
 command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
 command -v cargo >/dev/null || die "no cargo in PATH, and Debian's is too old: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repo/Cargo.toml") or later with rustup (https://rustup.rs), then again make setup"
