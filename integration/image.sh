@@ -20,15 +20,17 @@ source_of() {
       if (hit) { print u, c; exit } }' || true
 }
 
+mkdir -p "$cache"; exec 9>"$cache/image.lock"; flock 9 # two runs at once: the second finds what the first built
 stamp="$suite $packages"
 if [ "$(cat "$image.stamp" 2>/dev/null)" = "$stamp" ] && [ -x "$image/bin/sh" ]; then say "image: $image is there"; say "$image"; exit; fi
 read -r uri components < <(source_of) || true
 case ${uri:-} in https:*) packages=$packages,ca-certificates ;; esac
-mkdir -p "$cache"; rm -rf "$image.new" "$image.stamp"
+rm -rf "$image.new" "$image.stamp"
 say "image: debootstrap $suite, about a minute"
 at_exit rm -rf "$image.new"
 debootstrap --variant=minbase --components="$(tr ' ' , <<<"${components:-main}")" --include="$packages" "$suite" "$image.new" ${uri:+"$uri"} |
-  awk '/^I: (Retrieving|Validating|Extracting|Unpacking|Configuring) / { n[$2]++; if (n[$2] % 40 == 1) print "  " $0; fflush(); next } /^[WE]:/ { print "  " $0 }'
+  awk '/^I: (Retrieving|Validating|Extracting|Unpacking|Configuring) / { n[$2]++; if (n[$2] % 40 == 1) print "  " $0; fflush(); next } /^[WE]:/ { print "  " $0 }' ||
+  { tail -5 "$image.new/debootstrap/debootstrap.log" >&2 || true; die "debootstrap failed"; }
 chroot "$image.new" apt-get clean
 # What a build must not leave in an image that many nodes share.
 rm -rf "$image.new"/etc/ssh/ssh_host_* "$image.new"/var/lib/apt/lists/* "$image.new"/var/log/*.log; : >"$image.new/etc/machine-id"

@@ -65,7 +65,7 @@ target() {
     statelite)
       [ -x "$STATELITE" ] || die "no $STATELITE: make build"
       "$STATELITE" mount --foreground --lower "$2" --upper "$3" --work "$4" "$5" >>"$scratch/daemon.log" 2>&1 & daemon=$!
-      up() { mountpoint -q "$1" || ! kill -0 "$daemon"; }
+      up() { mountpoint -q "$1" || gone "$daemon"; }
       within 20 up "$5" || true
       mountpoint -q "$5" || { cat "$scratch/daemon.log" >&2; die "statelite did not mount $5"; } ;;
     *) die "no such kind: $1 (statelite overlayfs)" ;;
