@@ -51,7 +51,7 @@ store() {
   mkdir -p "$2"
   case $1 in
     tmpfs) mount -t tmpfs -o "size=${3:-2G}" none "$2" ;;
-    ext4) truncate -s "${3:-2G}" "$2.img"; mkfs.ext4 -qF -E lazy_itable_init=0 "$2.img"; mount -o loop,acl,user_xattr "$2.img" "$2" ;;
+    ext4) truncate -s "${3:-2G}" "$2.img"; mkfs.ext4 -qF -E lazy_itable_init=0 "$2.img"; mount -o loop,acl,user_xattr,barrier=0 "$2.img" "$2" ;; # scratch: no flush of the disk below
     *) die "no such file system for uppers: $1 (ext4 tmpfs)" ;;
   esac
   at_exit unmount "$2"

@@ -2,7 +2,7 @@
 # run.sh ci|full [KIND]: every test there is, one after the other, a failure stops none of them; how long each took, and the sum.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-export FORM=${1:-ci}; kind=${2:-statelite}
+export FORM=${1:-ci} STATELITE_TARGET=${2:-statelite}; kind=$STATELITE_TARGET
 cd "$repo"; report=$(mktemp); at_exit rm -f "$report"; all=0
 step() {
   local name=$1 start=$SECONDS status=0 took line; shift
@@ -17,7 +17,7 @@ step() {
   passed=$((passed + $(sed -n 's/.*[^0-9]\([0-9]*\) passed.*/\1/p' <<<" $line" | head -1)+0)); failed=$((failed + $(sed -n 's/.*[^0-9]\([0-9]*\) failed.*/\1/p' <<<" $line" | head -1)+0))
 }
 at_exit rm -f "$report.out"
-if cargo nextest --version >/dev/null 2>&1; then step "cargo nextest" cargo nextest run --locked --no-fail-fast
+if cargo nextest --version >/dev/null 2>&1; then step "cargo nextest" cargo nextest run --locked --no-fail-fast; step "cargo test --doc" cargo test --locked --doc
 else step "cargo test" cargo test --locked --no-fail-fast; fi
 step "mount.statelite" integration/mount-helper.sh
 for u in ext4 tmpfs; do step "pjdfstest, $u" integration/suites/pjdfstest.sh "$kind" $u; done
