@@ -46,6 +46,8 @@ scratch() { scratch=$(mktemp -d "${STATELITE_SCRATCH:-/var/tmp}/statelite.XXXXXX
 unmount() { local m; for m; do if mountpoint -q "$m" || [ ! -e "$m" ]; then umount "$m" 2>/dev/null || umount -l "$m"; fi; done; }
 mounts_below() { awk -v d="$1/" 'index($5, d) == 1 { print $5 }' /proc/self/mountinfo | tac; }
 unmount_below() { local m; mounts_below "$1" | while read -r m; do umount "$m" 2>/dev/null || umount -l "$m" || true; done; }
+# umount_soon DIR: somebody's df or a child just started may hold it for a moment; not for ten seconds.
+umount_soon() { within 10 umount "$1" || umount "$1"; }
 # store UPPERFS DIR [SIZE]: an empty file system for uppers; ext4 comes on a loop device over DIR.img.
 store() {
   mkdir -p "$2"
@@ -73,7 +75,7 @@ target() {
   at_exit unmount "$5"
 }
 # target_off MOUNTPOINT: unmounts, and the daemon has ended when it returns.
-target_off() { umount "$1"; if [ -n "$daemon" ]; then within 20 gone "$daemon" || die "the daemon outlived its mount"; fi; }
+target_off() { umount_soon "$1"; if [ -n "$daemon" ]; then within 20 gone "$daemon" || die "the daemon outlived its mount"; fi; }
 gone() { ! kill -0 "$1" 2>/dev/null || grep -q '^State:.*Z' "/proc/$1/status"; }
 rss() { awk '/^VmRSS/ {print $2 " " $3}' "/proc/$1/status"; }
 # tree DIR: one line a path, to be compared.

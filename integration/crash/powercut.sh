@@ -57,8 +57,8 @@ for r in $(seq "$rounds"); do
   fresh; writer $((seed + r)) 2>/dev/null & w=$!
   noise 2>/dev/null & z=$!
   nap "$hurry"; xfs_io -x -c shutdown "$disk"; end $w; end $z
-  umount "$view"; [ -z "$daemon" ] || within 20 gone "$daemon" || die "the daemon outlived its mount"
-  umount "$disk"; e2fsck -fp "$disk.img" >"$scratch/fsck" 2>&1 || [ $? -lt 4 ] || die "the store itself is broken: $(cat "$scratch/fsck")"
+  umount_soon "$view"; [ -z "$daemon" ] || within 20 gone "$daemon" || die "the daemon outlived its mount"
+  umount_soon "$disk"; e2fsck -fp "$disk.img" >"$scratch/fsck" 2>&1 || [ $? -lt 4 ] || die "the store itself is broken: $(cat "$scratch/fsck")"
   mount -o loop "$disk.img" "$disk"
   mkdir -p "$upper"; expect "power cut $r: all that the upper has is whole" whole; n=$(copied) total=$((total + n))
   target "$kind" "$lower" "$upper" "$work" "$view"
@@ -66,19 +66,19 @@ for r in $(seq "$rounds"); do
   expect "power cut $r: the next mount copies up the rest, after $n" whole
   [ "$(copied)" = $files ] || fail "power cut $r: only $(copied) of $files are there"
   expect "power cut $r: and the kernel sees the same" same_as_kernel "$scratch/view.list" "$lower" "$upper"
-  umount "$disk"
+  umount_soon "$disk"
 done
 say "$((total / rounds)) of $files files were there after a cut, on average"
 if [ "$kind" = statelite ]; then
   for r in $(seq "$rounds"); do
     fresh; writer $((seed + r)) 2>/dev/null & w=$!
-    nap "$hurry"; kill -9 "$daemon"; end "$daemon"; end $w
+    nap "$hurry"; kill -9 "$daemon"; end "$daemon"; end $w # its mount now answers ENOTCONN
     umount -l "$view"
     expect "kill -9 $r: all that the upper has is whole" whole; n=$(copied)
     target "$kind" "$lower" "$upper" "$work" "$view"
     writer 1; target_off "$view"
     expect "kill -9 $r: the next mount copies up the rest, after $n" whole
-    umount "$disk"
+    umount_soon "$disk"
   done
 fi
 summary "power cuts, $kind"
