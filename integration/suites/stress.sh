@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # stress.sh KIND [UPPERFS]: stress-ng's file system stressors in a view, two at a time, while files of the lower layer
 # are copied up, removed and replaced beside them. SECONDS_EACH=60 (short form: 3). ONLY="a b" runs these alone.
-# Afterwards the view is walked and compared with what the kernel's overlayfs shows of the same layers.
+# Some stressors write where they stand, so that is in the view too. Afterwards the view is walked and compared with what the kernel's overlayfs shows of the same layers.
 set -euo pipefail
 . "$(dirname "$0")/../lib.sh"
 kind=${1:-statelite} upperfs=${2:-ext4}
@@ -27,7 +27,7 @@ target "$kind" "$lower" "$upper" "$work" "$view"
 
 stress() {
   # shellcheck disable=SC2086 # $small is a list
-  timeout -k 5 $((each + 180)) stress-ng --temp-path "$view/tmp" --verify --"$1" 1 -t "$each" $small >"$scratch/$1.log" 2>&1 || echo "exit status $?" >>"$scratch/$1.log"
+  timeout -k 5 $((each + 180)) env -C "$view/tmp" stress-ng --temp-path "$view/tmp" --verify --"$1" 1 -t "$each" $small >"$scratch/$1.log" 2>&1 || echo "exit status $?" >>"$scratch/$1.log"
 }
 n=0
 # beside NUMBER: copy-ups, a whiteout, an opaque directory.
