@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # stress.sh KIND [UPPERFS]: stress-ng's file system stressors in a view, two at a time, while files of the lower layer
 # are copied up, removed and replaced beside them. SECONDS_EACH=60 (short form: 3). ONLY="a b" runs these alone.
-# Some stressors write where they stand, so that is in the view too. Afterwards the view is walked and compared with what the kernel's overlayfs shows of the same layers.
+# Some stressors write where they stand, so that is in the view too.
+# Afterwards the view is walked and compared with what the kernel's overlayfs shows of the same layers.
 set -euo pipefail
 . "$(dirname "$0")/../lib.sh"
 kind=${1:-statelite} upperfs=${2:-ext4}
