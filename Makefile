@@ -1,0 +1,31 @@
+# make help says what there is. The suites and the demo mount file systems: run them as root.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: setup build demo test test-all bench clean help
+KIND ?= statelite
+
+setup: ## install what a fresh Debian lacks, and the foreign test suites into .cache
+	@integration/setup.sh
+
+build: ## the program, optimised: target/release/statelite
+	cargo build --release --locked
+
+demo: build ## three nodes from one Debian image, with real programs in them; under a minute
+	@integration/demo.sh
+
+test: build ## unit and integration tests, then the foreign suites in their short form
+	@integration/run.sh ci $(KIND)
+
+test-all: build ## the same with the suites in full: about an hour and a half
+	@integration/run.sh full $(KIND)
+
+bench: build ## what a request costs, by criterion
+	cargo bench --locked
+
+clean: ## remove what build made; .cache (image, tools) stays
+	cargo clean
+
+help: ## this list
+	@echo "statelite: make TARGET [KIND=overlayfs: hold the suites against the kernel's overlayfs instead]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
