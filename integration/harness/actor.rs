@@ -61,7 +61,8 @@ impl Who {
         self
     }
 
-    /// With a table of open files of its own: another process where record locks are concerned.
+    /// With a table of open files of its own: another process where record locks are concerned. It
+    /// starts empty, so what runs so may use no file that was opened before.
     pub fn own_files(mut self) -> Self {
         self.own_files = true;
         self

@@ -82,7 +82,7 @@ pub fn scratch() -> tempfile::TempDir {
 
 /// Unmounts, waiting for what is still busy: a child that another test is just starting may hold a
 /// descriptor for a moment.
-fn unmount(at: &Path) -> Result<()> {
+pub fn unmount(at: &Path) -> Result<()> {
     let mut last = Ok(());
     let gone = poll_for(Duration::from_secs(10), &mut || {
         last = rustix::mount::unmount(at, UnmountFlags::empty());
@@ -204,9 +204,11 @@ impl Overlay {
         let lowers = lowers.join(":");
         match self.target {
             Target::Overlayfs => {
-                // Every feature by name: what a distribution's kernel has as its default differs.
+                // Every feature by name: what a distribution's kernel has as its default differs. A
+                // volatile mount doesn't wait for the disk when it goes, and leaves a mark of that.
+                std::fs::remove_dir_all(self.work.join("work/incompat")).ok();
                 let options = format!(
-                    "lowerdir={lowers},upperdir={},workdir={},xino=on,index=off,redirect_dir=nofollow,metacopy=off",
+                    "lowerdir={lowers},upperdir={},workdir={},xino=on,index=off,redirect_dir=nofollow,metacopy=off,volatile",
                     self.upper.display(),
                     self.work.display()
                 );
@@ -311,7 +313,7 @@ impl Overlay {
     pub fn lower_trees(&self) -> Vec<snapshot::Tree> {
         self.lowers
             .iter()
-            .map(|lower| snapshot::take(lower, snapshot::Look { mtime: true }))
+            .map(|lower| snapshot::take(lower, snapshot::Look { mtime: true, ..Default::default() }))
             .collect()
     }
 }

@@ -30,8 +30,14 @@ pub struct Node {
 /// What to look at beside the rest.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Look {
+    /// The mtime of everything but directories.
     pub mtime: bool,
+    /// The mtime of everything where someone set it: later than `RECENT` counts as one time.
+    pub set_mtime: bool,
 }
+
+/// Fixtures and `set_times` stay below this second; what an operation stamps lies above.
+pub const RECENT: i64 = 1_500_000_000;
 
 pub type Tree = BTreeMap<PathBuf, Node>;
 
@@ -77,8 +83,7 @@ fn visit(
             rdev: stat.st_rdev,
             target: (kind == FileType::Symlink).then(|| ops::readlink(&path).unwrap()),
             xattrs: ops::xattrs(&path).map_err(|e| e.to_string()),
-            mtime: (look.mtime && !is_dir)
-                .then_some((stat.st_mtime as i64, stat.st_mtime_nsec as i64)),
+            mtime: mtime(&stat, is_dir, look),
             same_as,
         },
     );
@@ -102,6 +107,15 @@ fn visit(
             );
             visit(root, &below.join(name), look, tree, inodes);
         }
+    }
+}
+
+fn mtime(stat: &ops::Stat, is_dir: bool, look: Look) -> Option<(i64, i64)> {
+    let at = (stat.st_mtime as i64, stat.st_mtime_nsec as i64);
+    if look.set_mtime {
+        Some(if at.0 > RECENT { (RECENT, 0) } else { at })
+    } else {
+        (look.mtime && !is_dir).then_some(at)
     }
 }
 

@@ -187,7 +187,7 @@ fn copy_up_keeps_attributes_of_the_whole_path(store: Store) {
             set_times(l.join(path), 1_111_111_111).unwrap();
         }
     });
-    let look = snapshot::Look { mtime: true };
+    let look = snapshot::Look { mtime: true, ..Default::default() };
     let before = snapshot::take(&ov.root, look);
     let numbers = |ov: &Overlay| ["p", "p/q", "p/q/r", "p/q/r/f"].map(|p| lstat(ov.at(p)).unwrap().st_ino);
     let ids = numbers(&ov);
