@@ -262,7 +262,7 @@ fn regressions_agree() {
 #[test]
 fn injected_faults_are_found() {
     for fault in FAULTS {
-        let found = search(Target::Overlayfs, 200, 1, Some(fault), 40);
+        let found = search(Target::Overlayfs, 200, 1, Some(fault), 0);
         let why = found.expect_err(&format!("{fault:?} was not noticed"));
         assert!(why.contains("Step {"), "{why}");
     }

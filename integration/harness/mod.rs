@@ -331,6 +331,50 @@ impl Drop for Overlay {
     }
 }
 
+/// Runs `act` and fails where it isn't done within two minutes: then something waits for itself. The
+/// daemon is killed to let the stuck thread go.
+pub fn without_deadlock(ov: &Overlay, act: impl FnOnce() + Send) {
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let stuck = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            act();
+            done.store(true, std::sync::atomic::Ordering::Release);
+        });
+        let ended = poll_for(Duration::from_secs(120), &mut || worker.is_finished());
+        if !ended {
+            for pid in ov.daemons() {
+                let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+            }
+        }
+        if let Err(panic) = worker.join() {
+            std::panic::resume_unwind(panic);
+        }
+        !ended
+    });
+    assert!(!stuck, "a deadlock");
+}
+
+/// Runs `act` on so many threads, each as a process of its own, all released at once.
+pub fn together(count: usize, act: impl Fn(usize) + Sync) {
+    let barrier = std::sync::Barrier::new(count);
+    std::thread::scope(|scope| {
+        for i in 0..count {
+            let (barrier, act) = (&barrier, &act);
+            scope.spawn(move || {
+                Who::root().own_files().become_it();
+                barrier.wait();
+                act(i);
+            });
+        }
+    });
+}
+
+/// Makes the kernel forget entries and inodes that no one uses, so that it asks anew.
+pub fn drop_caches() {
+    std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+}
+
 /// A form that the upper store gives a deleted name: a 0:0 character device.
 pub fn is_whiteout(path: impl AsRef<Path>) -> bool {
     lstat(path).is_ok_and(|stat| {

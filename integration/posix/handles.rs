@@ -1,8 +1,6 @@
 //! Open files: what they are after their name is unlinked, renamed or copied up; locks; and several
 //! at once.
 
-use std::sync::Barrier;
-
 use rustix::fs::{fchmod, fchown, flock, fsetxattr, fsync, ftruncate, futimens};
 
 use crate::harness::*;
@@ -302,21 +300,6 @@ fn locks_hold_across_copy_up(store: Store) {
     fails!(flock(&again, FlockOperation::NonBlockingLockShared), AGAIN);
     drop(reader);
     flock(&writer, FlockOperation::NonBlockingLockExclusive).unwrap();
-}
-
-/// Runs `act` on so many threads, each as a process of its own, all released at once.
-fn together(count: usize, act: impl Fn(usize) + Sync) {
-    let barrier = Barrier::new(count);
-    std::thread::scope(|scope| {
-        for i in 0..count {
-            let (barrier, act) = (&barrier, &act);
-            scope.spawn(move || {
-                Who::root().own_files().become_it();
-                barrier.wait();
-                act(i);
-            });
-        }
-    });
 }
 
 fn concurrent_copy_ups_of_one_file_lose_nothing(store: Store) {
