@@ -1,6 +1,7 @@
 //! A merged view to test: ours, or kernel overlayfs as the yardstick, over layers in a scratch directory.
 //!
-//! `STATELITE_TARGET=overlayfs` chooses the yardstick; `STATELITE_TEST_DIR` a directory for the scratch,
+//! `STATELITE_TARGET=overlayfs` chooses the yardstick, `fuse-overlayfs` a peer with known defects, which
+//! shows that a test can fail; `STATELITE_BIN` another program than the one just built; `STATELITE_TEST_DIR` a directory for the scratch,
 //! which must be on a local file system that overlayfs takes as an upper (ext4, xfs, btrfs).
 #![allow(dead_code, unused_imports, unused_macros, clippy::unwrap_used, missing_docs, unreachable_pub)]
 
@@ -23,6 +24,7 @@ pub use ops::*;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     Overlayfs,
+    FuseOverlayfs,
     Statelite,
 }
 
@@ -30,8 +32,9 @@ pub enum Target {
 pub fn target() -> Target {
     match std::env::var("STATELITE_TARGET").as_deref() {
         Ok("overlayfs") => Target::Overlayfs,
+        Ok("fuse-overlayfs") => Target::FuseOverlayfs,
         Ok("statelite") | Err(_) => Target::Statelite,
-        Ok(other) => panic!("STATELITE_TARGET={other}: neither overlayfs nor statelite"),
+        Ok(other) => panic!("STATELITE_TARGET={other}: none of statelite, overlayfs, fuse-overlayfs"),
     }
 }
 
@@ -222,36 +225,53 @@ impl Overlay {
                 )
                 .unwrap_or_else(|e| panic!("mount -t overlay -o {options:?}: {e}"));
             }
+            Target::FuseOverlayfs => {
+                let options = format!(
+                    "lowerdir={lowers},upperdir={},workdir={},allow_other,default_permissions",
+                    self.upper.display(),
+                    self.work.display()
+                );
+                let mut command = Command::new("fuse-overlayfs");
+                command.args(["-o", &options]).arg(&self.root);
+                self.start(command);
+            }
             Target::Statelite => {
-                let log = self.base.path().join("log");
-                let out = std::fs::OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(&log)
-                    .unwrap();
-                let status = Command::new(env!("CARGO_BIN_EXE_statelite"))
+                let program = std::env::var_os("STATELITE_BIN")
+                    .unwrap_or_else(|| env!("CARGO_BIN_EXE_statelite").into());
+                let mut command = Command::new(program);
+                command
                     .args(["mount", "--lower", &lowers, "--upper"])
                     .arg(&self.upper)
                     .arg("--work")
                     .arg(&self.work)
-                    .arg(&self.root)
-                    .stdin(Stdio::null())
-                    .stdout(out.try_clone().unwrap())
-                    .stderr(out)
-                    .status()
-                    .unwrap();
-                assert!(
-                    status.success(),
-                    "statelite mount: {status}\n{}",
-                    String::from_utf8_lossy(&read(&log).unwrap_or_default())
-                );
-                assert!(
-                    lstat(&self.root).unwrap().st_dev != lstat(self.base.path()).unwrap().st_dev,
-                    "statelite mount ended with success, but nothing is mounted"
-                );
+                    .arg(&self.root);
+                self.start(command);
             }
         }
         self.mounted = true;
+    }
+
+    /// Runs a program that goes to the background once it has mounted the view.
+    fn start(&self, mut command: Command) {
+        // A file, not a pipe, which the daemon would hold open.
+        let log = self.base.path().join("log");
+        let mut options = std::fs::OpenOptions::new();
+        let out = options.create(true).append(true).open(&log).unwrap();
+        let status = command
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().unwrap())
+            .stderr(out)
+            .status()
+            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        assert!(
+            status.success(),
+            "{command:?}: {status}\n{}",
+            String::from_utf8_lossy(&read(&log).unwrap_or_default())
+        );
+        assert!(
+            lstat(&self.root).unwrap().st_dev != lstat(self.base.path()).unwrap().st_dev,
+            "{command:?} ended with success, but nothing is mounted"
+        );
     }
 
     /// Unmounts and waits until the daemon has ended.
@@ -285,7 +305,9 @@ impl Overlay {
             let ours = line
                 .split(|b| *b == 0)
                 .next()
-                .is_some_and(|program| program.ends_with(b"statelite"));
+                .is_some_and(|program| {
+                    program.ends_with(b"statelite") || program.ends_with(b"fuse-overlayfs")
+                });
             if ours && line.split(|b| *b == 0).any(|word| word == needle) {
                 pids.push(pid);
             }

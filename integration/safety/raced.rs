@@ -26,6 +26,13 @@ fn race(position: &str, inside: &str, works_in: &str, in_litetree: bool) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Acquire) {
+                // The node may have removed the symlink while it lay in its tree.
+                if readlink(&at).is_err() && readlink(&decoy).is_err() {
+                    if unlink(&decoy).is_err() {
+                        std::fs::remove_dir_all(&decoy).ok();
+                    }
+                    symlink(canary.dir.join(inside), &decoy).ok();
+                }
                 if rename_with(&at, &decoy, RenameFlags::EXCHANGE).is_ok() {
                     swaps.fetch_add(1, Ordering::Relaxed);
                 } else {
