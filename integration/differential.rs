@@ -66,14 +66,19 @@ fn compare(
     let same_trees = |ours: &snapshot::Tree, overlayfs: &snapshot::Tree, when: &str| {
         match snapshot::differences(ours, overlayfs) {
             lines if lines.is_empty() => Ok(()),
-            lines => Err(format!("{when}, the trees differ (ours, overlayfs):\n{}", lines.join("\n"))),
+            lines => Err(format!(
+                "{when}, the trees differ (ours, overlayfs):\n{}",
+                lines.join("\n")
+            )),
         }
     };
     same_trees(&ours.tree(), &overlayfs.tree(), "at the start")?;
     for (i, step) in steps.iter().enumerate() {
         let (a, b) = (ours.run(step), overlayfs.run(step));
         if a != b && !excused(&step.op, &a, &b) {
-            return Err(format!("step {i}, {step:?}:\n  ours      {a:?}\n  overlayfs {b:?}"));
+            return Err(format!(
+                "step {i}, {step:?}:\n  ours      {a:?}\n  overlayfs {b:?}"
+            ));
         }
         if matches!(step.op, Op::DropCaches) {
             std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
@@ -86,7 +91,11 @@ fn compare(
     ours.remount();
     let expect = overlayfs.tree();
     same_trees(&ours.tree(), &expect, "after a remount")?;
-    same_trees(&ours.tree_by_overlayfs(), &expect, "with our upper read by overlayfs")?;
+    same_trees(
+        &ours.tree_by_overlayfs(),
+        &expect,
+        "with our upper read by overlayfs",
+    )?;
     for (before, after) in lowers.iter().zip(ours.view.lower_trees()) {
         same_trees(before, &after, "in a lower layer, which nothing may change")?;
     }
@@ -114,9 +123,10 @@ fn search(
     shrink: u32,
 ) -> std::result::Result<(), String> {
     let sequences = (0..64u64, proptest::collection::vec(ops::step(), 1..80));
-    let outcome = runner(cases, seed, shrink).run(&sequences.no_shrink_seed(), |(layers, steps)| {
-        compare(target, layers, &steps, fault).map_err(TestCaseError::fail)
-    });
+    let outcome = runner(cases, seed, shrink)
+        .run(&sequences.no_shrink_seed(), |(layers, steps)| {
+            compare(target, layers, &steps, fault).map_err(TestCaseError::fail)
+        });
     match outcome {
         Ok(()) => Ok(()),
         Err(TestError::Fail(why, (layers, steps))) => {
@@ -124,7 +134,10 @@ fn search(
                 .iter()
                 .map(|s| format!("    Step {{ who: {}, op: Op::{:?} }},", s.who, s.op))
                 .collect();
-            Err(format!("seed {seed}: ({layers}, vec![\n{}\n])\n{why}", lines.join("\n")))
+            Err(format!(
+                "seed {seed}: ({layers}, vec![\n{}\n])\n{why}",
+                lines.join("\n")
+            ))
         }
         Err(TestError::Abort(why)) => Err(why.to_string()),
     }
@@ -146,7 +159,9 @@ where
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |v| v.parse().unwrap_or_else(|_| panic!("{name}={v}")))
+    std::env::var(name).map_or(default, |v| {
+        v.parse().unwrap_or_else(|_| panic!("{name}={v}"))
+    })
 }
 
 #[test]

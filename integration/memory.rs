@@ -41,7 +41,9 @@ impl Daemon {
     }
 
     fn fds(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.0)).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.0))
+            .unwrap()
+            .count()
     }
 }
 
@@ -68,10 +70,17 @@ fn visit(ov: &Overlay, files: usize) {
 
 #[track_caller]
 fn returns_to(daemon: &Daemon, memory: u64, fds: usize, threads: u64) {
-    poll_until("the daemon's memory and descriptors to be what they were", || {
+    let mut last = (0, 0, 0);
+    let back = poll_for(std::time::Duration::from_secs(60), &mut || {
         drop_caches();
-        daemon.memory() <= memory + TOLERANCE && daemon.fds() == fds && daemon.threads() <= threads
+        last = (daemon.memory(), daemon.fds(), daemon.threads());
+        last.0 <= memory + TOLERANCE && last.1 == fds && last.2 <= threads
     });
+    assert!(
+        back,
+        "memory, descriptors and threads were {:?}, and now are {last:?}",
+        (memory, fds, threads)
+    );
 }
 
 /// The layers lie on a tmpfs, so that filling them takes no disk.
@@ -168,7 +177,9 @@ fn descriptors_follow_open_files() {
     drop(open_rw(ov.at("0/0")).unwrap());
     let (before, fds, threads) = (daemon.memory(), daemon.fds(), daemon.threads());
     for _ in 0..3 {
-        let held: Vec<_> = (0..500).map(|n| open_rw(ov.at(format!("0/{n}"))).unwrap()).collect();
+        let held: Vec<_> = (0..500)
+            .map(|n| open_rw(ov.at(format!("0/{n}"))).unwrap())
+            .collect();
         let dirs: Vec<_> = (0..100).map(|_| open_r(ov.at("0")).unwrap()).collect();
         assert!(held.iter().all(|f| fstat(f).st_size == 0));
         drop((held, dirs));

@@ -63,16 +63,19 @@ fn old(path: &Path) {
 fn populate(root: &Path, dice: &mut Dice, count: usize) {
     for _ in 0..count {
         let path = root.join(dice.path());
-        let mode = [0o644, 0o755, 0o777, 0o666, 0o600, 0o2775, 0o1777, 0o4755][dice.roll(8) as usize];
+        let mode =
+            [0o644, 0o755, 0o777, 0o666, 0o600, 0o2775, 0o1777, 0o4755][dice.roll(8) as usize];
         let made = match dice.roll(12) {
             0..=4 => mkdir(&path, 0o777),
             5 => symlink(NAMES[dice.roll(5) as usize], &path),
             6 => mknod(&path, FileType::Fifo, 0o644, 0),
             _ => {
-                let (n, hole) = ([0, 5, 4096, 10_000][dice.roll(4) as usize], dice.roll(4) == 0);
-                create(&path, 0o644).and_then(|file| {
-                    pwrite(&file, if hole { 70_000 } else { 0 }, bytes(n, 9))
-                })
+                let (n, hole) = (
+                    [0, 5, 4096, 10_000][dice.roll(4) as usize],
+                    dice.roll(4) == 0,
+                );
+                create(&path, 0o644)
+                    .and_then(|file| pwrite(&file, if hole { 70_000 } else { 0 }, bytes(n, 9)))
             }
         };
         if made.is_ok() && kind(&path) != FileType::Symlink {
@@ -84,11 +87,23 @@ fn populate(root: &Path, dice: &mut Dice, count: usize) {
             }
             if dice.roll(4) == 0 && kind(&path) != FileType::Fifo {
                 setx(&path, "user.one", "low").unwrap();
-                let tie = [(USER_OBJ, 7, 0), (USER, 6, 1000), (GROUP_OBJ, 5, 0), (MASK, 7, 0), (OTHER, 4, 0)];
+                let tie = [
+                    (USER_OBJ, 7, 0),
+                    (USER, 6, 1000),
+                    (GROUP_OBJ, 5, 0),
+                    (MASK, 7, 0),
+                    (OTHER, 4, 0),
+                ];
                 setx(&path, ACL_ACCESS, acl(&tie)).unwrap();
             }
             if dice.roll(6) == 0 && kind(&path) == FileType::Directory {
-                let tie = [(USER_OBJ, 7, 0), (USER, 7, 1001), (GROUP_OBJ, 5, 0), (MASK, 7, 0), (OTHER, 5, 0)];
+                let tie = [
+                    (USER_OBJ, 7, 0),
+                    (USER, 7, 1001),
+                    (GROUP_OBJ, 5, 0),
+                    (MASK, 7, 0),
+                    (OTHER, 5, 0),
+                ];
                 setx(&path, ACL_DEFAULT, acl(&tie)).unwrap();
             }
         }
@@ -132,7 +147,9 @@ fn change(scratch: &Path, layer: &Path, below: &[PathBuf], dice: &mut Dice) {
             3 => drop(rename(&path, view.join(dice.path()))),
             4 => drop(chmod(&path, 0o777)),
             _ => {
-                if lstat(&path).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile) {
+                if lstat(&path)
+                    .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile)
+                {
                     append(&path, "more").unwrap();
                 }
             }

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 
 use proptest::prelude::*;
-use rustix::fs::{copy_file_range, fallocate, fchmod, fchown, fsetxattr, fsync, ftruncate, futimens, seek};
+use rustix::fs::{
+    copy_file_range, fallocate, fchmod, fchown, fsetxattr, fsync, ftruncate, futimens, seek,
+};
 
 use crate::harness::*;
 
@@ -17,7 +19,11 @@ pub const SLOTS: usize = 3;
 
 impl P {
     pub fn path(&self) -> String {
-        let names: Vec<&str> = self.0.iter().map(|n| NAMES[usize::from(*n) % NAMES.len()]).collect();
+        let names: Vec<&str> = self
+            .0
+            .iter()
+            .map(|n| NAMES[usize::from(*n) % NAMES.len()])
+            .collect();
         names.join("/")
     }
 }
@@ -199,16 +205,25 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// Mostly root, who gets far; else one of two users, who meet permissions.
 pub fn step() -> impl Strategy<Value = Step> {
-    (prop_oneof![4 => Just(0u8), 2 => Just(1u8), 1 => Just(2u8)], op())
+    (
+        prop_oneof![4 => Just(0u8), 2 => Just(1u8), 1 => Just(2u8)],
+        op(),
+    )
         .prop_map(|(who, op)| Step { who, op })
 }
 
 pub fn bytes(n: u32, seed: u32) -> Vec<u8> {
-    (0..n).map(|i| (i.wrapping_mul(31) ^ seed ^ (i >> 8)) as u8).collect()
+    (0..n)
+        .map(|i| (i.wrapping_mul(31) ^ seed ^ (i >> 8)) as u8)
+        .collect()
 }
 
 fn digest(bytes: &[u8]) -> String {
-    format!("{} bytes, {:x}", bytes.len(), xxhash_rust::xxh3::xxh3_64(bytes))
+    format!(
+        "{} bytes, {:x}",
+        bytes.len(),
+        xxhash_rust::xxh3::xxh3_64(bytes)
+    )
 }
 
 /// Attributes as they can be compared. A directory's size and links are the file system's business;
@@ -224,7 +239,7 @@ fn describe(stat: &Stat, links: bool) -> String {
         if is_dir { 0 } else { stat.st_size },
         if is_dir || !links { 0 } else { stat.st_nlink },
         stat.st_rdev,
-        ((stat.st_mtime as i64) < snapshot::RECENT).then_some((stat.st_mtime, stat.st_mtime_nsec)),
+        (stat.st_mtime < snapshot::RECENT).then_some((stat.st_mtime, stat.st_mtime_nsec)),
     )
 }
 
@@ -244,8 +259,12 @@ fn listing(dir: impl std::os::fd::AsFd) -> Result<String> {
 
 fn some_acl(v: u16) -> Vec<u8> {
     let bits = |shift: u16| (v >> shift) & 7;
-    if v % 3 == 0 {
-        return acl(&[(USER_OBJ, bits(0), 0), (GROUP_OBJ, bits(3), 0), (OTHER, bits(6), 0)]);
+    if v.is_multiple_of(3) {
+        return acl(&[
+            (USER_OBJ, bits(0), 0),
+            (GROUP_OBJ, bits(3), 0),
+            (OTHER, bits(6), 0),
+        ]);
     }
     acl(&[
         (USER_OBJ, 7, 0),
@@ -295,7 +314,11 @@ pub fn exec(op: &Op, slots: &mut [Option<File>]) -> Result<String> {
             done(pwrite(&file, 0, bytes(*n, 1)))
         }
         Op::Append(p, n) => {
-            let file = open(p.path(), OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK, 0)?;
+            let file = open(
+                p.path(),
+                OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK,
+                0,
+            )?;
             rustix::io::write(&file, &bytes(*n, 2)).map(|n| n.to_string())
         }
         Op::Read(p) => read_some(&p.path()),
@@ -334,12 +357,18 @@ pub fn exec(op: &Op, slots: &mut [Option<File>]) -> Result<String> {
         Op::Open(slot, p, flags, bits) => {
             slots[slot % SLOTS] = None;
             let flags = FLAGS[flags % FLAGS.len()] | OFlags::NONBLOCK;
-            let flags = if flags.contains(OFlags::PATH) { OFlags::PATH } else { flags };
+            let flags = if flags.contains(OFlags::PATH) {
+                OFlags::PATH
+            } else {
+                flags
+            };
             slots[slot % SLOTS] = Some(open(p.path(), flags, *bits)?);
             Ok(String::new())
         }
         Op::Close(slot) => Ok(slots[slot % SLOTS].take().is_some().to_string()),
-        Op::PRead(s, at, n) => pread(held(slots, *s)?, u64::from(*at), *n as usize).map(|b| digest(&b)),
+        Op::PRead(s, at, n) => {
+            pread(held(slots, *s)?, u64::from(*at), *n as usize).map(|b| digest(&b))
+        }
         Op::PWrite(s, at, n) => done(pwrite(held(slots, *s)?, u64::from(*at), bytes(*n, 3))),
         Op::MapWrite(s, at) => {
             let (file, at) = (held(slots, *s)?, *at as usize);
@@ -358,17 +387,27 @@ pub fn exec(op: &Op, slots: &mut [Option<File>]) -> Result<String> {
             } else {
                 FallocateFlags::empty()
             };
-            done(fallocate(held(slots, *s)?, how, u64::from(*at), u64::from(*n)))
+            done(fallocate(
+                held(slots, *s)?,
+                how,
+                u64::from(*at),
+                u64::from(*n),
+            ))
         }
         Op::Seek(s, data, at) => {
             let at = u64::from(*at);
-            let to = if *data { SeekFrom::Data(at) } else { SeekFrom::Hole(at) };
+            let to = if *data {
+                SeekFrom::Data(at)
+            } else {
+                SeekFrom::Hole(at)
+            };
             seek(held(slots, *s)?, to).map(|at| at.to_string())
         }
         Op::CopyRange(a, x, b, y, n) => {
             let (mut x, mut y) = (u64::from(*x), u64::from(*y));
             let (from, to) = (held(slots, *a)?, held(slots, *b)?);
-            copy_file_range(from, Some(&mut x), to, Some(&mut y), *n as usize).map(|n| n.to_string())
+            copy_file_range(from, Some(&mut x), to, Some(&mut y), *n as usize)
+                .map(|n| n.to_string())
         }
         Op::FChmod(s, bits) => done(fchmod(held(slots, *s)?, mode(*bits))),
         Op::FChown(s, u) => {
@@ -376,7 +415,12 @@ pub fn exec(op: &Op, slots: &mut [Option<File>]) -> Result<String> {
             done(fchown(held(slots, *s)?, Some(uid), None))
         }
         Op::FTimes(s, at) => done(futimens(held(slots, *s)?, &at_time(*at))),
-        Op::FSetX(s, n, v) => done(fsetxattr(held(slots, *s)?, x(*n), &[*v], XattrFlags::empty())),
+        Op::FSetX(s, n, v) => done(fsetxattr(
+            held(slots, *s)?,
+            x(*n),
+            &[*v],
+            XattrFlags::empty(),
+        )),
         Op::FStat(s) => Ok(describe(&fstat(held(slots, *s)?), false)),
         Op::FList(s) => listing(held(slots, *s)?),
         Op::FSync(s) => done(fsync(held(slots, *s)?)),
@@ -386,11 +430,19 @@ pub fn exec(op: &Op, slots: &mut [Option<File>]) -> Result<String> {
                 FlockOperation::NonBlockingLockExclusive,
                 FlockOperation::Unlock,
             ];
-            done(rustix::fs::flock(held(slots, *s)?, how[usize::from(*kind) % 3]))
+            done(rustix::fs::flock(
+                held(slots, *s)?,
+                how[usize::from(*kind) % 3],
+            ))
         }
         Op::Lock(s, kind, at) => {
             let kind = [libc::F_RDLCK, libc::F_WRLCK, libc::F_UNLCK][usize::from(*kind) % 3];
-            done(sys::set_lock(held(slots, *s)?, kind, i64::from(*at) * 10, 15))
+            done(sys::set_lock(
+                held(slots, *s)?,
+                kind,
+                i64::from(*at) * 10,
+                15,
+            ))
         }
         Op::Remount | Op::DropCaches => Ok(String::new()),
     }

@@ -59,8 +59,10 @@ fn exec_faulty(op: &Op, slots: &mut [Option<std::fs::File>], fault: Fault) -> Ou
             exec(&Op::RmX(p.clone(), *n), slots).ok();
             done
         }
-        (Fault::ListingLosesTheLast, Op::List(_)) => exec(op, slots)
-            .map(|l| l.rsplit_once(", ").map_or(l.clone(), |(all, _)| all.to_owned())),
+        (Fault::ListingLosesTheLast, Op::List(_)) => exec(op, slots).map(|l| {
+            l.rsplit_once(", ")
+                .map_or(l.clone(), |(all, _)| all.to_owned())
+        }),
         (Fault::CreateIgnoresTheUmask, Op::Create(p, bits)) => {
             let done = exec(op, slots)?;
             chmod(p.path(), *bits).map(|()| done)
@@ -132,7 +134,11 @@ impl Side {
                     }
                 }
             });
-            self.actors.push(Actor { ask, answer, thread });
+            self.actors.push(Actor {
+                ask,
+                answer,
+                thread,
+            });
         }
     }
 
@@ -161,13 +167,16 @@ impl Side {
     }
 
     pub fn tree(&self) -> snapshot::Tree {
-        snapshot::take(
-            &self.view.root,
-            snapshot::Look {
-                set_mtime: true,
-                ..Default::default()
-            },
-        )
+        self.look(false)
+    }
+
+    fn look(&self, without_d_ino: bool) -> snapshot::Tree {
+        let look = snapshot::Look {
+            set_mtime: true,
+            without_d_ino,
+            ..Default::default()
+        };
+        snapshot::take(&self.view.root, look)
     }
 
     /// The tree as kernel overlayfs reads this side's layers.
@@ -176,7 +185,7 @@ impl Side {
         self.view.umount();
         self.view.target = Target::Overlayfs;
         self.view.mount();
-        self.tree()
+        self.look(true)
     }
 }
 

@@ -3,7 +3,14 @@
 //! `STATELITE_TARGET=overlayfs` chooses the yardstick, `fuse-overlayfs` a peer with known defects, which
 //! shows that a test can fail; `STATELITE_BIN` another program than the one just built; `STATELITE_TEST_DIR` a directory for the scratch,
 //! which must be on a local file system that overlayfs takes as an upper (ext4, xfs, btrfs).
-#![allow(dead_code, unused_imports, unused_macros, clippy::unwrap_used, missing_docs, unreachable_pub)]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    clippy::unwrap_used,
+    missing_docs,
+    unreachable_pub
+)]
 
 pub mod actor;
 pub mod ops;
@@ -34,7 +41,9 @@ pub fn target() -> Target {
         Ok("overlayfs") => Target::Overlayfs,
         Ok("fuse-overlayfs") => Target::FuseOverlayfs,
         Ok("statelite") | Err(_) => Target::Statelite,
-        Ok(other) => panic!("STATELITE_TARGET={other}: none of statelite, overlayfs, fuse-overlayfs"),
+        Ok(other) => {
+            panic!("STATELITE_TARGET={other}: none of statelite, overlayfs, fuse-overlayfs")
+        }
     }
 }
 
@@ -58,7 +67,8 @@ pub fn poll_until(what: &str, mut done: impl FnMut() -> bool) {
     );
 }
 
-fn poll_for(limit: Duration, done: &mut dyn FnMut() -> bool) -> bool {
+/// Waits until `done`, at most so long; whether it came about.
+pub fn poll_for(limit: Duration, done: &mut dyn FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     loop {
         if done() {
@@ -73,8 +83,8 @@ fn poll_for(limit: Duration, done: &mut dyn FnMut() -> bool) -> bool {
 
 /// A directory that is gone when this is dropped.
 pub fn scratch() -> tempfile::TempDir {
-    let base = std::env::var_os("STATELITE_TEST_DIR")
-        .map_or_else(std::env::temp_dir, PathBuf::from);
+    let base =
+        std::env::var_os("STATELITE_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = tempfile::Builder::new()
         .prefix("statelite-test.")
         .tempdir_in(base)
@@ -302,12 +312,9 @@ impl Overlay {
             };
             // A process that ended meanwhile has no command line: that is no error here.
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let ours = line
-                .split(|b| *b == 0)
-                .next()
-                .is_some_and(|program| {
-                    program.ends_with(b"statelite") || program.ends_with(b"fuse-overlayfs")
-                });
+            let ours = line.split(|b| *b == 0).next().is_some_and(|program| {
+                program.ends_with(b"statelite") || program.ends_with(b"fuse-overlayfs")
+            });
             if ours && line.split(|b| *b == 0).any(|word| word == needle) {
                 pids.push(pid);
             }
@@ -335,7 +342,15 @@ impl Overlay {
     pub fn lower_trees(&self) -> Vec<snapshot::Tree> {
         self.lowers
             .iter()
-            .map(|lower| snapshot::take(lower, snapshot::Look { mtime: true, ..Default::default() }))
+            .map(|lower| {
+                snapshot::take(
+                    lower,
+                    snapshot::Look {
+                        mtime: true,
+                        ..Default::default()
+                    },
+                )
+            })
             .collect()
     }
 }
@@ -421,7 +436,11 @@ macro_rules! fails {
     ($what:expr, $errno:ident) => {
         match $what {
             Err(e) => assert_eq!(e, $crate::harness::Errno::$errno, "{}", stringify!($what)),
-            Ok(_) => panic!("{} succeeded; expected {}", stringify!($what), stringify!($errno)),
+            Ok(_) => panic!(
+                "{} succeeded; expected {}",
+                stringify!($what),
+                stringify!($errno)
+            ),
         }
     };
 }

@@ -6,12 +6,12 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::fs::{self as fs, Gid, Uid};
 pub use rustix::fs::{
     AtFlags, CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom,
     Stat, Timespec, Timestamps, XattrFlags,
 };
 pub use rustix::io::{Errno, Result};
-use rustix::fs::{self as fs, Gid, Uid};
 
 pub use super::sys::truncate;
 
@@ -141,7 +141,12 @@ pub fn at_time(seconds: i64) -> Timestamps {
 
 /// Sets atime and mtime of the thing itself.
 pub fn set_times(path: impl AsRef<Path>, seconds: i64) -> Result<()> {
-    fs::utimensat(CWD, path.as_ref(), &at_time(seconds), AtFlags::SYMLINK_NOFOLLOW)
+    fs::utimensat(
+        CWD,
+        path.as_ref(),
+        &at_time(seconds),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
 }
 
 pub fn lstat(path: impl AsRef<Path>) -> Result<Stat> {
@@ -256,7 +261,11 @@ pub const OTHER: u16 = 32;
 pub fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
     let mut bytes = 2u32.to_le_bytes().to_vec();
     for (tag, perm, id) in entries {
-        let id = if matches!(*tag, USER | GROUP) { *id } else { u32::MAX };
+        let id = if matches!(*tag, USER | GROUP) {
+            *id
+        } else {
+            u32::MAX
+        };
         bytes.extend(tag.to_le_bytes());
         bytes.extend(perm.to_le_bytes());
         bytes.extend(id.to_le_bytes());

@@ -45,7 +45,10 @@ fn chmod_copies_up_and_keeps_the_rest(store: Store) {
     for _ in 0..2 {
         let new = lstat(ov.at("file")).unwrap();
         assert_eq!(new.st_mode & 0o7777, 0o6751);
-        assert_eq!((new.st_ino, new.st_size, new.st_mtime), (old.st_ino, 10, old.st_mtime));
+        assert_eq!(
+            (new.st_ino, new.st_size, new.st_mtime),
+            (old.st_ino, 10, old.st_mtime)
+        );
         assert_eq!(perm(ov.at("fifo")), 0o600);
         assert_eq!(perm(ov.at("dir")), 0o1777);
         assert_eq!(read(ov.at("file")).unwrap(), b"0123456789");
@@ -67,7 +70,11 @@ fn chown_of_everything(store: Store) {
     for _ in 0..2 {
         for (i, name) in ["file", "dir", "sym", "fifo", "dir/f"].iter().enumerate() {
             let stat = lstat(ov.at(name)).unwrap();
-            assert_eq!((stat.st_uid, stat.st_gid), (100 + i as u32, 200 + i as u32), "{name}");
+            assert_eq!(
+                (stat.st_uid, stat.st_gid),
+                (100 + i as u32, 200 + i as u32),
+                "{name}"
+            );
         }
         ov.remount();
     }
@@ -98,8 +105,16 @@ fn times_of_everything(store: Store) {
         for (i, name) in all.iter().enumerate() {
             let stat = lstat(ov.at(name)).unwrap();
             let at = 1_300_000_000 + i as i64;
-            assert_eq!((stat.st_mtime, stat.st_mtime_nsec), (at, 123_456_789), "{name}");
-            assert_eq!((stat.st_atime, stat.st_atime_nsec), (at, 123_456_789), "{name}");
+            assert_eq!(
+                (stat.st_mtime, stat.st_mtime_nsec),
+                (at, 123_456_789),
+                "{name}"
+            );
+            assert_eq!(
+                (stat.st_atime, stat.st_atime_nsec),
+                (at, 123_456_789),
+                "{name}"
+            );
         }
         ov.remount();
     }
@@ -112,8 +127,11 @@ fn times_of_everything(store: Store) {
 
 fn times_now_and_omit(store: Store) {
     let ov = base(store);
-    let special = |nsec| Timespec { tv_sec: 0, tv_nsec: nsec };
-    let (now, omit) = (rustix::fs::UTIME_NOW.into(), rustix::fs::UTIME_OMIT.into());
+    let special = |nsec| Timespec {
+        tv_sec: 0,
+        tv_nsec: nsec,
+    };
+    let (now, omit) = (rustix::fs::UTIME_NOW, rustix::fs::UTIME_OMIT);
     let set = |atime: i64, mtime: i64| {
         let times = Timestamps {
             last_access: special(atime),
@@ -187,13 +205,15 @@ fn copy_up_keeps_attributes_of_the_whole_path(store: Store) {
             set_times(l.join(path), 1_111_111_111).unwrap();
         }
     });
-    let look = snapshot::Look { mtime: true, ..Default::default() };
-    let before = snapshot::take(&ov.root, look);
-    let numbers = |ov: &Overlay| ["p", "p/q", "p/q/r", "p/q/r/f"].map(|p| lstat(ov.at(p)).unwrap().st_ino);
-    let ids = numbers(&ov);
-    let dir_times = |ov: &Overlay| {
-        ["p", "p/q", "p/q/r"].map(|p| lstat(ov.at(p)).unwrap().st_mtime)
+    let look = snapshot::Look {
+        mtime: true,
+        ..Default::default()
     };
+    let before = snapshot::take(&ov.root, look);
+    let numbers =
+        |ov: &Overlay| ["p", "p/q", "p/q/r", "p/q/r/f"].map(|p| lstat(ov.at(p)).unwrap().st_ino);
+    let ids = numbers(&ov);
+    let dir_times = |ov: &Overlay| ["p", "p/q", "p/q/r"].map(|p| lstat(ov.at(p)).unwrap().st_mtime);
     // Opening for write copies up and changes nothing that can be seen.
     drop(open_rw(ov.at("p/q/r/f")).unwrap());
     assert!(exists(ov.up("p/q/r/f")));
@@ -219,7 +239,10 @@ fn directory_attributes_change_in_place(store: Store) {
     drop(held);
     ov.remount();
     let stat = lstat(ov.at("dir")).unwrap();
-    assert_eq!((stat.st_ino, stat.st_mode & 0o7777, stat.st_uid, stat.st_gid), (ino, 0o711, 5, 6));
+    assert_eq!(
+        (stat.st_ino, stat.st_mode & 0o7777, stat.st_uid, stat.st_gid),
+        (ino, 0o711, 5, 6)
+    );
     assert_eq!(getx(ov.at("dir"), "user.k").unwrap(), b"v");
     assert_eq!(names(ov.at("dir")), ["f"]);
 }
@@ -230,17 +253,28 @@ fn mtime_of_a_directory_moves_with_its_entries(store: Store) {
         set_times(ov.at("dir"), 1_200_000_000).unwrap();
         act();
         let stat = lstat(ov.at("dir")).unwrap();
-        assert!(stat.st_mtime > 1_300_000_000, "{what} left the directory's mtime");
+        assert!(
+            stat.st_mtime > 1_300_000_000,
+            "{what} left the directory's mtime"
+        );
     };
     moved("create", &|| write(ov.at("dir/n"), "").unwrap());
     moved("mkdir", &|| mkdir(ov.at("dir/d"), 0o755).unwrap());
     moved("symlink", &|| symlink("x", ov.at("dir/s")).unwrap());
     moved("link", &|| link(ov.at("dir/n"), ov.at("dir/l")).unwrap());
-    moved("rename", &|| rename(ov.at("dir/n"), ov.at("dir/m")).unwrap());
-    moved("unlink of an upper file", &|| unlink(ov.at("dir/m")).unwrap());
-    moved("unlink of a lower file", &|| unlink(ov.at("dir/f")).unwrap());
+    moved("rename", &|| {
+        rename(ov.at("dir/n"), ov.at("dir/m")).unwrap()
+    });
+    moved("unlink of an upper file", &|| {
+        unlink(ov.at("dir/m")).unwrap()
+    });
+    moved("unlink of a lower file", &|| {
+        unlink(ov.at("dir/f")).unwrap()
+    });
     moved("rmdir", &|| rmdir(ov.at("dir/d")).unwrap());
-    moved("rename out", &|| rename(ov.at("dir/l"), ov.at("out")).unwrap());
+    moved("rename out", &|| {
+        rename(ov.at("dir/l"), ov.at("out")).unwrap()
+    });
 }
 
 fn times_move_on_write_and_chmod(store: Store) {
@@ -262,7 +296,12 @@ fn times_move_on_write_and_chmod(store: Store) {
 
 fn suid(store: Store) -> Overlay {
     Overlay::new(store, |l| {
-        for (name, bits) in [("both", 0o6777), ("gid", 0o2777), ("lock", 0o2767), ("root", 0o6777)] {
+        for (name, bits) in [
+            ("both", 0o6777),
+            ("gid", 0o2777),
+            ("lock", 0o2767),
+            ("root", 0o6777),
+        ] {
             write(l.join(name), "program").unwrap();
             chmod(l.join(name), bits).unwrap();
         }
@@ -354,7 +393,10 @@ fn statfs_is_the_store_s(store: Store) {
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 32 << 20).unwrap();
         let after = rustix::fs::statfs(&ov.root).unwrap();
         let used = bytes(view.f_bfree, &view) - bytes(after.f_bfree, &after);
-        assert!(used >= 32 << 20, "32 MiB were taken, but only {used} bytes are less free");
+        assert!(
+            used >= 32 << 20,
+            "32 MiB were taken, but only {used} bytes are less free"
+        );
     }
 }
 
@@ -401,7 +443,9 @@ fn access_checks_are_the_kernel_s(store: Store) {
     });
     // A file below without a right is not opened by copying it up.
     chmod(ov.low("dir/f"), 0o600).unwrap();
-    poll_until("the mode of the layer below", || perm(ov.at("dir/f")) == 0o600);
+    poll_until("the mode of the layer below", || {
+        perm(ov.at("dir/f")) == 0o600
+    });
     as_user(1000, 1000, &[], || {
         fails!(open_rw(ov.at("dir/f")), ACCESS);
         fails!(append(ov.at("dir/f"), "x"), ACCESS);

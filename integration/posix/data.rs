@@ -69,7 +69,10 @@ fn reads_and_writes_at_offsets(store: Store) {
 fn append_mode_appends(store: Store) {
     let ov = base(store);
     let flags = OFlags::WRONLY | OFlags::APPEND;
-    let (mut one, mut two) = (open(ov.at("file"), flags, 0).unwrap(), open(ov.at("file"), flags, 0).unwrap());
+    let (mut one, mut two) = (
+        open(ov.at("file"), flags, 0).unwrap(),
+        open(ov.at("file"), flags, 0).unwrap(),
+    );
     for i in 0..50 {
         one.write_all(&[i]).unwrap();
         two.write_all(&[i]).unwrap();
@@ -109,7 +112,11 @@ fn big_files_copy_up_whole(store: Store) {
     let content = read(ov.at("big")).unwrap();
     assert!(content[..9_000_001] == bytes[..] && content[9_000_001..] == *b"!");
     assert!(read(ov.up("big")).unwrap() == content);
-    assert!(names(&ov.work).iter().all(|n| n == "work" || n == "index"), "{:?}", names(&ov.work));
+    assert!(
+        names(&ov.work).iter().all(|n| n == "work" || n == "index"),
+        "{:?}",
+        names(&ov.work)
+    );
 }
 
 fn sparse(path: &std::path::Path) {
@@ -232,19 +239,28 @@ fn copy_file_range_copies(store: Store) {
 
 fn copy_file_range_errors(store: Store) {
     let ov = base(store);
-    let (reader, writer) = (open_r(ov.at("file")).unwrap(), open_rw(ov.at("file")).unwrap());
+    let (reader, writer) = (
+        open_r(ov.at("file")).unwrap(),
+        open_rw(ov.at("file")).unwrap(),
+    );
     fails!(copy_file_range(&reader, None, &reader, None, 10), BADF);
     let append = open(ov.at("file"), OFlags::WRONLY | OFlags::APPEND, 0).unwrap();
     fails!(copy_file_range(&reader, None, &append, None, 10), BADF);
     let dir = open_r(ov.at("dir")).unwrap();
     fails!(copy_file_range(&dir, None, &writer, None, 10), ISDIR);
     let (mut a, mut b) = (0, 5);
-    fails!(copy_file_range(&writer, Some(&mut a), &writer, Some(&mut b), 10), INVAL);
+    fails!(
+        copy_file_range(&writer, Some(&mut a), &writer, Some(&mut b), 10),
+        INVAL
+    );
 }
 
 fn sendfile_and_splice_work(store: Store) {
     let ov = base(store);
-    let (from, to) = (open_r(ov.at("file")).unwrap(), create(ov.at("sent"), 0o644).unwrap());
+    let (from, to) = (
+        open_r(ov.at("file")).unwrap(),
+        create(ov.at("sent"), 0o644).unwrap(),
+    );
     let mut at = 0;
     while rustix::fs::sendfile(&to, &from, Some(&mut at), 10_000).unwrap() > 0 {}
     assert_eq!(read(ov.at("sent")).unwrap(), pattern(10_000));
@@ -253,8 +269,14 @@ fn sendfile_and_splice_work(store: Store) {
     let mut at = 100;
     let n = rustix::pipe::splice(&from, Some(&mut at), &into, None, 50, flags).unwrap();
     let to = create(ov.at("spliced"), 0o644).unwrap();
-    assert_eq!(rustix::pipe::splice(&out, None, &to, None, n, flags).unwrap(), n);
-    assert_eq!(read(ov.at("spliced")).unwrap(), pattern(10_000)[100..100 + n]);
+    assert_eq!(
+        rustix::pipe::splice(&out, None, &to, None, n, flags).unwrap(),
+        n
+    );
+    assert_eq!(
+        read(ov.at("spliced")).unwrap(),
+        pattern(10_000)[100..100 + n]
+    );
 }
 
 fn fsync_works_on_everything(store: Store) {
@@ -291,9 +313,15 @@ fn a_write_through_a_map_is_seen(store: Store) {
     let map = sys::Map::shared(&file, 8192, true).unwrap();
     map.write(4090, b"through the map");
     assert_eq!(pread(&reader, 4090, 15).unwrap(), b"through the map");
-    assert_eq!(read(ov.at("file")).unwrap()[4090..4105], *b"through the map");
+    assert_eq!(
+        read(ov.at("file")).unwrap()[4090..4105],
+        *b"through the map"
+    );
     map.sync().unwrap();
-    assert_eq!(read(ov.up("file")).unwrap()[4090..4105], *b"through the map");
+    assert_eq!(
+        read(ov.up("file")).unwrap()[4090..4105],
+        *b"through the map"
+    );
     assert_eq!(read(ov.low("file")).unwrap(), pattern(10_000));
     map.write(0, b"unsynced");
     drop((map, file, reader));
@@ -355,7 +383,10 @@ fn direct_io_agrees_with_cached(store: Store) {
     let n = rustix::io::pread(&file, &mut room[skip..skip + 4096], 4096).unwrap();
     assert_eq!((n, &room[skip..skip + 6]), (4096, &b"cached"[..]));
     room[skip..skip + 6].copy_from_slice(b"direct");
-    assert_eq!(rustix::io::pwrite(&file, &room[skip..skip + 4096], 8192).unwrap(), 4096);
+    assert_eq!(
+        rustix::io::pwrite(&file, &room[skip..skip + 4096], 8192).unwrap(),
+        4096
+    );
     assert_eq!(pread(&cached, 8192, 6).unwrap(), b"direct");
 }
 
@@ -370,7 +401,10 @@ fn o_sync_and_o_noatime(store: Store) {
     file.read_to_end(&mut bytes).unwrap();
     assert_eq!(lstat(ov.at("file")).unwrap().st_atime, 1_000_000_000);
     as_user(1000, 1000, &[], || {
-        fails!(open(ov.at("file"), OFlags::RDONLY | OFlags::NOATIME, 0), PERM);
+        fails!(
+            open(ov.at("file"), OFlags::RDONLY | OFlags::NOATIME, 0),
+            PERM
+        );
     });
 }
 
@@ -383,7 +417,11 @@ fn exec_works(store: Store) {
             chmod(l.join(name), 0o755).unwrap();
         }
     });
-    let run = |path| std::process::Command::new(path).status().map(|s| s.code().unwrap());
+    let run = |path| {
+        std::process::Command::new(path)
+            .status()
+            .map(|s| s.code().unwrap())
+    };
     for _ in 0..2 {
         assert_eq!(run(ov.at("true")).unwrap(), 0);
         assert_eq!(run(ov.at("false")).unwrap(), 1);
@@ -452,7 +490,10 @@ fn a_full_store_gives_enospc_and_leaves_the_rest() {
         assert!(at < 8 << 20);
     };
     assert_eq!(error, Errno::NOSPC);
-    assert!(at >= 3 << 20, "the failed copies took room: only {at} bytes fitted");
+    assert!(
+        at >= 3 << 20,
+        "the failed copies took room: only {at} bytes fitted"
+    );
     assert_eq!(read(ov.at("small")).unwrap(), b"small!");
     assert_eq!(read(ov.at("dir/f")).unwrap(), b"f");
     assert_eq!(names(&ov.root), ["big", "dir", "fill", "small"]);

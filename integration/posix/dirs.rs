@@ -41,7 +41,11 @@ fn base(store: Store) -> Overlay {
 fn numbers(ov: &Overlay) -> BTreeMap<String, u64> {
     fn walk(root: &Path, below: &str, all: &mut BTreeMap<String, u64>) {
         for name in names(root.join(below)) {
-            let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+            let path = if below.is_empty() {
+                name
+            } else {
+                format!("{below}/{name}")
+            };
             let stat = lstat(root.join(&path)).unwrap();
             all.insert(path.clone(), stat.st_ino);
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
@@ -69,7 +73,12 @@ fn a_listing_is_the_union_with_right_types_and_numbers(store: Store) {
     for entry in entries {
         let path = Path::new("dir").join(String::from_utf8(entry.name).unwrap());
         assert_eq!(entry.kind, tree[&path].kind, "{}", path.display());
-        assert_eq!(entry.ino, lstat(ov.at(&path)).unwrap().st_ino, "{}", path.display());
+        assert_eq!(
+            entry.ino,
+            lstat(ov.at(&path)).unwrap().st_ino,
+            "{}",
+            path.display()
+        );
     }
 }
 
@@ -139,7 +148,11 @@ fn a_stream_survives_removal_while_reading(store: Store) {
         assert!(seen.insert(name.clone()), "{name} twice");
         unlink(ov.at("d").join(&name)).unwrap();
     }
-    assert_eq!(seen.len(), 4000, "an entry that nobody removed was left out");
+    assert_eq!(
+        seen.len(),
+        4000,
+        "an entry that nobody removed was left out"
+    );
     assert!(names(ov.at("d")).is_empty());
     rmdir(ov.at("d")).unwrap();
 }
@@ -156,7 +169,11 @@ fn a_stream_resumes_at_a_cookie(store: Store) {
     }
     // From each cookie on come exactly the rest, also by a new handle.
     for reopened in [false, true] {
-        let fd = if reopened { open_r(ov.at("dir")).unwrap() } else { fd.try_clone().unwrap() };
+        let fd = if reopened {
+            open_r(ov.at("dir")).unwrap()
+        } else {
+            fd.try_clone().unwrap()
+        };
         if reopened && ov.is_overlayfs() {
             continue; // Its cookies belong to a handle's snapshot of a merged directory.
         }
@@ -186,9 +203,9 @@ fn a_removed_directory_lists_nothing_and_takes_nothing(store: Store) {
         let at = |name| rustix::fs::openat(&fd, name, OFlags::CREATE | OFlags::WRONLY, mode(0o644));
         fails!(at("new"), NOENT);
         fails!(rustix::fs::mkdirat(&fd, "new", mode(0o755)), NOENT);
-        let left = rustix::fs::Dir::read_from(&fd).unwrap().filter(|e| {
-            !matches!(e.as_ref().unwrap().file_name().to_bytes(), b"." | b"..")
-        });
+        let left = rustix::fs::Dir::read_from(&fd)
+            .unwrap()
+            .filter(|e| !matches!(e.as_ref().unwrap().file_name().to_bytes(), b"." | b".."));
         assert_eq!(left.count(), 0, "{path}");
         rustix::fs::fchmod(&fd, mode(0o700)).unwrap();
         assert_eq!(fstat(&fd).st_mode & 0o7777, 0o700);
@@ -200,7 +217,10 @@ fn a_directory_handle_follows_a_rename(store: Store) {
     mkdir(ov.at("made"), 0o755).unwrap();
     mkdir(ov.at("made/in"), 0o755).unwrap();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    let (outer, inner) = (open(ov.at("made"), flags, 0).unwrap(), open(ov.at("made/in"), flags, 0).unwrap());
+    let (outer, inner) = (
+        open(ov.at("made"), flags, 0).unwrap(),
+        open(ov.at("made/in"), flags, 0).unwrap(),
+    );
     rename(ov.at("made"), ov.at("dir/moved")).unwrap();
     let create = |fd: &std::fs::File, name| {
         rustix::fs::openat(fd, name, OFlags::CREATE | OFlags::WRONLY, mode(0o644)).map(drop)
@@ -227,7 +247,10 @@ fn numbers_stay_at_copy_up(store: Store) {
     }
     assert_eq!(numbers(&ov), before);
     assert_eq!(fstat(&held).st_ino, before["dir/both"]);
-    assert_eq!(fstat(&held).st_dev, lstat(ov.at("dir/both")).unwrap().st_dev);
+    assert_eq!(
+        fstat(&held).st_dev,
+        lstat(ov.at("dir/both")).unwrap().st_dev
+    );
 }
 
 fn numbers_stay_at_rename(store: Store) {
@@ -289,7 +312,10 @@ fn numbers_of_new_things_are_not_reused_while_open(store: Store) {
     for n in 0..100 {
         let file = create(ov.at("same-name"), 0o644).unwrap();
         pwrite(&file, 0, format!("{n}")).unwrap();
-        assert!(seen.insert(fstat(&file).st_ino), "a number of an open file was given again");
+        assert!(
+            seen.insert(fstat(&file).st_ino),
+            "a number of an open file was given again"
+        );
         unlink(ov.at("same-name")).unwrap();
         held.push(file);
     }
@@ -307,7 +333,10 @@ fn the_root_has_attributes_too(store: Store) {
     set_times(&ov.root, 1_000_000_000).unwrap();
     for _ in 0..2 {
         let stat = lstat(&ov.root).unwrap();
-        assert_eq!((stat.st_mode & 0o7777, stat.st_uid, stat.st_gid), (0o751, 3, 4));
+        assert_eq!(
+            (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid),
+            (0o751, 3, 4)
+        );
         assert_eq!((stat.st_mtime, stat.st_ino), (1_000_000_000, ino));
         assert_eq!(getx(&ov.root, "user.k").unwrap(), b"v");
         ov.remount();
@@ -334,7 +363,10 @@ fn a_hundred_thousand_entries() {
             let n: usize = std::str::from_utf8(&entry.name).unwrap().parse().unwrap();
             assert!(!std::mem::replace(&mut seen[n], true), "{n} twice");
         }
-        assert!(seen.into_iter().all(|seen| seen), "the listing isn't complete");
+        assert!(
+            seen.into_iter().all(|seen| seen),
+            "the listing isn't complete"
+        );
         ov.remount();
     }
     // Every tenth goes while the rest is read.

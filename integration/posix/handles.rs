@@ -75,11 +75,19 @@ fn every_change_of_an_unlinked_open_file(store: Store) {
     for file in [&new, &from_below] {
         ftruncate(file, 100).unwrap();
         fchmod(file, mode(0o600)).unwrap();
-        fchown(file, Some(rustix::fs::Uid::from_raw(5)), Some(rustix::fs::Gid::from_raw(6))).unwrap();
+        fchown(
+            file,
+            Some(rustix::fs::Uid::from_raw(5)),
+            Some(rustix::fs::Gid::from_raw(6)),
+        )
+        .unwrap();
         futimens(file, &at_time(1_000_000_000)).unwrap();
         fsetxattr(file, "user.k", b"v", XattrFlags::empty()).unwrap();
         let mut value = [0; 9];
-        assert_eq!(rustix::fs::fgetxattr(file, "user.k", &mut value[..]).unwrap(), 1);
+        assert_eq!(
+            rustix::fs::fgetxattr(file, "user.k", &mut value[..]).unwrap(),
+            1
+        );
         let mut list = [0; 99];
         let n = rustix::fs::flistxattr(file, &mut list[..]).unwrap();
         assert_eq!(&list[..n], b"user.k\0");
@@ -87,7 +95,10 @@ fn every_change_of_an_unlinked_open_file(store: Store) {
         let stat = fstat(file);
         assert_eq!(stat.st_mode & 0o7777, 0o600);
         assert_eq!((stat.st_uid, stat.st_gid), (5, 6));
-        assert_eq!((stat.st_size, stat.st_nlink, stat.st_mtime), (100, 0, 1_000_000_000));
+        assert_eq!(
+            (stat.st_size, stat.st_nlink, stat.st_mtime),
+            (100, 0, 1_000_000_000)
+        );
         rustix::fs::fallocate(file, FallocateFlags::empty(), 0, 200).unwrap();
         assert_eq!(fstat(file).st_size, 200);
         rustix::fs::fstatfs(file).unwrap();
@@ -118,9 +129,15 @@ fn a_reader_from_before_copy_up_sees_later_attributes(store: Store) {
     setx(ov.at("file"), "user.k", "v").unwrap();
     append(ov.at("file"), "!").unwrap();
     let stat = fstat(&reader);
-    assert_eq!((stat.st_mode & 0o7777, stat.st_uid, stat.st_size), (0o600, 5, 6));
+    assert_eq!(
+        (stat.st_mode & 0o7777, stat.st_uid, stat.st_size),
+        (0o600, 5, 6)
+    );
     let mut value = [0; 9];
-    assert_eq!(rustix::fs::fgetxattr(&reader, "user.k", &mut value[..]).unwrap(), 1);
+    assert_eq!(
+        rustix::fs::fgetxattr(&reader, "user.k", &mut value[..]).unwrap(),
+        1
+    );
     assert_eq!(stat.st_ino, lstat(ov.at("file")).unwrap().st_ino);
 }
 
@@ -203,7 +220,12 @@ fn o_path_handles_name_without_opening(store: Store) {
     unlink(ov.at("file")).unwrap();
     assert_eq!(fstat(&path).st_nlink, 0);
     let dir = open(ov.at("dir"), OFlags::PATH | OFlags::DIRECTORY, 0).unwrap();
-    assert_eq!(rustix::fs::statat(&dir, "7", AtFlags::empty()).unwrap().st_size, 1);
+    assert_eq!(
+        rustix::fs::statat(&dir, "7", AtFlags::empty())
+            .unwrap()
+            .st_size,
+        1
+    );
     rustix::fs::unlinkat(&dir, "7", AtFlags::empty()).unwrap();
     fails!(rustix::fs::statat(&dir, "7", AtFlags::empty()), NOENT);
 }
@@ -247,7 +269,10 @@ fn a_name_made_anew_is_another_file(store: Store) {
 
 fn flock_excludes(store: Store) {
     let ov = base(store);
-    let (one, two) = (open_r(ov.at("file")).unwrap(), open_r(ov.at("file")).unwrap());
+    let (one, two) = (
+        open_r(ov.at("file")).unwrap(),
+        open_r(ov.at("file")).unwrap(),
+    );
     flock(&one, FlockOperation::LockExclusive).unwrap();
     fails!(flock(&two, FlockOperation::NonBlockingLockShared), AGAIN);
     flock(&one, FlockOperation::LockShared).unwrap();
@@ -277,8 +302,14 @@ fn record_locks_exclude(store: Store) {
             fails!(sys::set_lock(&other, libc::F_WRLCK, 25, 1), AGAIN);
             sys::set_lock(&other, libc::F_RDLCK, 25, 1).unwrap();
             sys::set_lock(&other, libc::F_WRLCK, 10, 10).unwrap();
-            assert_eq!(sys::conflicting_lock(&other, 0, 1).unwrap(), libc::F_WRLCK as i16);
-            assert_eq!(sys::conflicting_lock(&other, 40, 1).unwrap(), libc::F_UNLCK as i16);
+            assert_eq!(
+                sys::conflicting_lock(&other, 0, 1).unwrap(),
+                libc::F_WRLCK as i16
+            );
+            assert_eq!(
+                sys::conflicting_lock(&other, 40, 1).unwrap(),
+                libc::F_UNLCK as i16
+            );
         });
         sys::set_lock(&file, libc::F_UNLCK, 0, 0).unwrap();
         Who::root().own_files().run(|| {
@@ -294,7 +325,10 @@ fn locks_hold_across_copy_up(store: Store) {
     flock(&reader, FlockOperation::LockExclusive).unwrap();
     let writer = open_rw(ov.at("file")).unwrap();
     pwrite(&writer, 0, "above").unwrap();
-    fails!(flock(&writer, FlockOperation::NonBlockingLockExclusive), AGAIN);
+    fails!(
+        flock(&writer, FlockOperation::NonBlockingLockExclusive),
+        AGAIN
+    );
     rename(ov.at("file"), ov.at("moved")).unwrap();
     let again = open_r(ov.at("moved")).unwrap();
     fails!(flock(&again, FlockOperation::NonBlockingLockShared), AGAIN);
@@ -304,7 +338,9 @@ fn locks_hold_across_copy_up(store: Store) {
 
 fn concurrent_copy_ups_of_one_file_lose_nothing(store: Store) {
     for round in 0..10 {
-        let ov = Overlay::new(store, |l| write(l.join("file"), vec![b'.'; 300_000]).unwrap());
+        let ov = Overlay::new(store, |l| {
+            write(l.join("file"), vec![b'.'; 300_000]).unwrap()
+        });
         let ino = lstat(ov.at("file")).unwrap().st_ino;
         together(8, |i| {
             let file = open_rw(ov.at("file")).unwrap();
@@ -317,7 +353,11 @@ fn concurrent_copy_ups_of_one_file_lose_nothing(store: Store) {
         assert_eq!(content.len(), 300_000);
         for i in 0..8 {
             let found = char::from(content[i * 1000]);
-            assert_eq!(found.to_string(), i.to_string(), "a write was lost in round {round}");
+            assert_eq!(
+                found.to_string(),
+                i.to_string(),
+                "a write was lost in round {round}"
+            );
         }
         assert_eq!(lstat(ov.at("file")).unwrap().st_ino, ino);
         assert_eq!(perm(ov.at("file")), 0o600);
@@ -373,7 +413,11 @@ fn concurrent_renames_leave_every_file_once(store: Store) {
     together(4, |i| {
         for n in (0..40).filter(|n| n % 4 == i) {
             for round in 0..6 {
-                let (from, to) = if round % 2 == 0 { ("dir", "other") } else { ("other", "dir") };
+                let (from, to) = if round % 2 == 0 {
+                    ("dir", "other")
+                } else {
+                    ("other", "dir")
+                };
                 rename(ov.at(format!("{from}/{n}")), ov.at(format!("{to}/{n}"))).unwrap();
             }
         }
@@ -381,7 +425,11 @@ fn concurrent_renames_leave_every_file_once(store: Store) {
     // Two that want each other's directory, and each other's name.
     together(2, |i| {
         for _ in 0..50 {
-            let (a, b) = if i == 0 { ("dir/0", "other/x") } else { ("other/x", "dir/0") };
+            let (a, b) = if i == 0 {
+                ("dir/0", "other/x")
+            } else {
+                ("other/x", "dir/0")
+            };
             match rename(ov.at(a), ov.at(b)) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(e) => panic!("{e}"),
@@ -392,7 +440,10 @@ fn concurrent_renames_leave_every_file_once(store: Store) {
     let left = list(ov.at("dir")).unwrap().len() + list(ov.at("other")).unwrap().len();
     assert_eq!(left, 40);
     for n in 1..40 {
-        assert_eq!(read(ov.at(format!("dir/{n}"))).unwrap(), format!("{n}").as_bytes());
+        assert_eq!(
+            read(ov.at(format!("dir/{n}"))).unwrap(),
+            format!("{n}").as_bytes()
+        );
     }
 }
 
@@ -411,7 +462,11 @@ fn readers_never_see_a_half_copied_file(store: Store) {
             } else {
                 let stat = lstat(&path).unwrap();
                 assert_eq!(stat.st_size, 3 << 20);
-                assert!(matches!(stat.st_mode & 0o7777, 0o600 | 0o644), "{:o}", stat.st_mode);
+                assert!(
+                    matches!(stat.st_mode & 0o7777, 0o600 | 0o644),
+                    "{:o}",
+                    stat.st_mode
+                );
                 assert!(read(&path).unwrap() == bytes);
                 assert_eq!(names(&ov.root).len(), 8);
             }
@@ -422,7 +477,8 @@ fn readers_never_see_a_half_copied_file(store: Store) {
 fn leases_and_inotify_report(store: Store) {
     use rustix::fs::inotify;
     let ov = base(store);
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).unwrap();
+    let watch =
+        inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).unwrap();
     inotify::add_watch(&watch, ov.at("dir"), inotify::WatchFlags::ALL_EVENTS).unwrap();
     append(ov.at("dir/1"), "x").unwrap();
     unlink(ov.at("dir/2")).unwrap();
@@ -443,6 +499,9 @@ fn leases_and_inotify_report(store: Store) {
         (R::MOVED_TO, "three"),
         (R::CREATE, "new"),
     ] {
-        assert!(seen.contains(&(what.bits(), name.to_owned())), "{what:?} {name}: {seen:?}");
+        assert!(
+            seen.contains(&(what.bits(), name.to_owned())),
+            "{what:?} {name}: {seen:?}"
+        );
     }
 }

@@ -61,7 +61,10 @@ fn create_refuses_what_exists(store: Store) {
     fails!(mknod(ov.at("dir"), FileType::Fifo, 0o644, 0), EXIST);
     fails!(create(ov.at("none/new"), 0o644), NOENT);
     fails!(create(ov.at("file/new"), 0o644), NOTDIR);
-    assert!(names(&ov.upper).is_empty(), "a refusal leaves nothing behind");
+    assert!(
+        names(&ov.upper).is_empty(),
+        "a refusal leaves nothing behind"
+    );
 }
 
 fn create_over_a_deleted_name_starts_empty(store: Store) {
@@ -117,7 +120,13 @@ fn mknod_makes_fifo_socket_and_devices(store: Store) {
     mknod(ov.at("fifo"), FileType::Fifo, 0o644, 0).unwrap();
     mknod(ov.at("sock"), FileType::Socket, 0o600, 0).unwrap();
     mknod(ov.at("null"), FileType::CharacterDevice, 0o644, dev).unwrap();
-    mknod(ov.at("blk"), FileType::BlockDevice, 0o600, rustix::fs::makedev(250, 7)).unwrap();
+    mknod(
+        ov.at("blk"),
+        FileType::BlockDevice,
+        0o600,
+        rustix::fs::makedev(250, 7),
+    )
+    .unwrap();
     mknod(ov.at("reg"), FileType::RegularFile, 0o644, 0).unwrap();
     for _ in 0..2 {
         assert_eq!(kind(ov.at("fifo")), FileType::Fifo);
@@ -125,7 +134,10 @@ fn mknod_makes_fifo_socket_and_devices(store: Store) {
         assert_eq!(kind(ov.at("null")), FileType::CharacterDevice);
         assert_eq!(lstat(ov.at("null")).unwrap().st_rdev, dev);
         assert_eq!(kind(ov.at("blk")), FileType::BlockDevice);
-        assert_eq!(lstat(ov.at("blk")).unwrap().st_rdev, rustix::fs::makedev(250, 7));
+        assert_eq!(
+            lstat(ov.at("blk")).unwrap().st_rdev,
+            rustix::fs::makedev(250, 7)
+        );
         assert_eq!(kind(ov.at("reg")), FileType::RegularFile);
         ov.remount();
     }
@@ -172,13 +184,19 @@ fn symlink_and_readlink(store: Store) {
         assert_eq!(read(ov.at("new")).unwrap(), b"below");
         assert_eq!(readlink(ov.at("long")).unwrap(), long.as_bytes());
         assert_eq!(readlink(ov.at("sym")).unwrap(), b"file");
-        assert_eq!(readlink(ov.at("dir/dangling")).unwrap(), b"/absolute/nowhere");
+        assert_eq!(
+            readlink(ov.at("dir/dangling")).unwrap(),
+            b"/absolute/nowhere"
+        );
         assert_eq!(lstat(ov.at("new")).unwrap().st_size, 4);
         assert_eq!(lstat(ov.at("long")).unwrap().st_size, 4000);
         ov.remount();
     }
     fails!(readlink(ov.at("file")), INVAL);
-    fails!(open(ov.at("new"), OFlags::RDONLY | OFlags::NOFOLLOW, 0), LOOP);
+    fails!(
+        open(ov.at("new"), OFlags::RDONLY | OFlags::NOFOLLOW, 0),
+        LOOP
+    );
     fails!(symlink("", ov.at("empty")), NOENT);
     fails!(symlink("x".repeat(4096), ov.at("toolong")), NAMETOOLONG);
 }
@@ -290,7 +308,11 @@ fn names_are_bytes(store: Store) {
         mkdir(&below, 0o755).unwrap();
     }
     for _ in 0..2 {
-        let listed: Vec<_> = list(&ov.root).unwrap().into_iter().map(|e| e.name).collect();
+        let listed: Vec<_> = list(&ov.root)
+            .unwrap()
+            .into_iter()
+            .map(|e| e.name)
+            .collect();
         for name in &odd {
             assert_eq!(&read(ov.at(OsStr::from_bytes(name))).unwrap(), name);
             assert!(listed.contains(name), "{name:?} is not listed");
@@ -355,10 +377,16 @@ fn lookups_through_files_and_loops_fail(store: Store) {
     fails!(read(ov.at("loop1")), LOOP);
     fails!(lstat(ov.at("loop1/x")), LOOP);
     fails!(lstat(ov.at("file/x")), NOTDIR);
-    fails!(open(ov.at("file"), OFlags::RDONLY | OFlags::DIRECTORY, 0), NOTDIR);
+    fails!(
+        open(ov.at("file"), OFlags::RDONLY | OFlags::DIRECTORY, 0),
+        NOTDIR
+    );
     fails!(open_rw(ov.at("dir")), ISDIR);
     fails!(lstat(ov.at("none")), NOENT);
-    assert_eq!(lstat(ov.at("dir/..")).unwrap().st_ino, lstat(&ov.root).unwrap().st_ino);
+    assert_eq!(
+        lstat(ov.at("dir/..")).unwrap().st_ino,
+        lstat(&ov.root).unwrap().st_ino
+    );
     assert_eq!(read(ov.at("dir/../dir/./inner")).unwrap(), b"inner");
 }
 

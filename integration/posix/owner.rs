@@ -51,7 +51,9 @@ const EACH: [&str; 6] = ["f", "d", "p", "s", "r", "l"];
 
 fn the_caller_owns_what_it_makes(store: Store) {
     let mut ov = base(store);
-    as_user(1000, 1001, &[2000], || make_one_of_each(&ov.at("open"), 0o777));
+    as_user(1000, 1001, &[2000], || {
+        make_one_of_each(&ov.at("open"), 0o777)
+    });
     for _ in 0..2 {
         for name in EACH {
             for at in [ov.at("open"), ov.up("open")] {
@@ -72,9 +74,15 @@ fn the_umask_is_the_caller_s(store: Store) {
         let dir = ov.at(format!("open/{umask:o}"));
         mkdir(&dir, 0o777).unwrap();
         chmod(&dir, 0o777).unwrap();
-        Who::user(1000, 1000).umask(umask).run(|| make_one_of_each(&dir, 0o777));
+        Who::user(1000, 1000)
+            .umask(umask)
+            .run(|| make_one_of_each(&dir, 0o777));
         for name in ["f", "d", "p", "s", "r"] {
-            assert_eq!(perm(dir.join(name)), 0o777 & !umask, "{name} under {umask:o}");
+            assert_eq!(
+                perm(dir.join(name)),
+                0o777 & !umask,
+                "{name} under {umask:o}"
+            );
         }
         assert_eq!(perm(dir.join("l")), 0o777);
         // Over a whiteout the way is another one; the bits are the same.
@@ -119,7 +127,11 @@ fn setgid_directories_give_their_group(store: Store) {
         let stat = lstat(ov.at("setgid").join(name)).unwrap();
         assert_eq!((stat.st_uid, stat.st_gid), (1000, 1234), "{name}");
     }
-    assert_eq!(perm(ov.at("setgid/d")), 0o2755, "a directory inherits the bit");
+    assert_eq!(
+        perm(ov.at("setgid/d")),
+        0o2755,
+        "a directory inherits the bit"
+    );
     assert_eq!(perm(ov.at("setgid/d/deeper")), 0o2755);
     assert_eq!(perm(ov.at("setgid/f")), 0o755);
     // A rename into it changes nothing.
@@ -130,7 +142,9 @@ fn setgid_directories_give_their_group(store: Store) {
 
 fn setgid_directories_that_are_copied_up(store: Store) {
     let mut ov = base(store);
-    as_user(1000, 1000, &[], || write(ov.at("setgid/mine"), "x").unwrap());
+    as_user(1000, 1000, &[], || {
+        write(ov.at("setgid/mine"), "x").unwrap()
+    });
     for _ in 0..2 {
         for dir in [ov.at("setgid"), ov.up("setgid")] {
             let stat = lstat(&dir).unwrap();
@@ -150,7 +164,11 @@ fn setgid_goes_where_the_caller_is_outside_the_group(store: Store) {
         create(ov.at("setgid/f"), 0o2775).unwrap();
         mkdir(ov.at("setgid/d"), 0o2775).unwrap();
     });
-    assert_eq!(perm(ov.at("setgid/f")), 0o775, "no setgid program of a foreign group");
+    assert_eq!(
+        perm(ov.at("setgid/f")),
+        0o775,
+        "no setgid program of a foreign group"
+    );
     assert_eq!(perm(ov.at("setgid/d")), 0o2775);
     Who::user(1000, 1000).groups(&[1234]).umask(0).run(|| {
         create(ov.at("setgid/g"), 0o2775).unwrap();
@@ -165,7 +183,10 @@ fn sticky_directories_protect(store: Store) {
         for name in ["root", "owned"] {
             fails!(unlink(ov.at("sticky").join(name)), PERM);
             fails!(rename(ov.at("sticky").join(name), ov.at("sticky/x")), PERM);
-            fails!(rename(ov.at("sticky/mine"), ov.at("sticky").join(name)), PERM);
+            fails!(
+                rename(ov.at("sticky/mine"), ov.at("sticky").join(name)),
+                PERM
+            );
         }
         unlink(ov.at("sticky/mine")).unwrap();
     });

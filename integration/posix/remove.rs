@@ -30,7 +30,13 @@ fn base(store: Store) -> Overlay {
         symlink("file", l.join("sym")).unwrap();
         mknod(l.join("fifo"), FileType::Fifo, 0o644, 0).unwrap();
         mknod(l.join("sock"), FileType::Socket, 0o644, 0).unwrap();
-        mknod(l.join("null"), FileType::CharacterDevice, 0o644, rustix::fs::makedev(1, 3)).unwrap();
+        mknod(
+            l.join("null"),
+            FileType::CharacterDevice,
+            0o644,
+            rustix::fs::makedev(1, 3),
+        )
+        .unwrap();
     })
 }
 
@@ -177,7 +183,10 @@ fn opaque_directories_from_before_hide(store: Store) {
     });
     assert_eq!(names(ov.at("dir")), ["0", "1", "sub"]);
     fails!(lstat(ov.at("dir/2")), NOENT);
-    assert!(names(ov.at("dir/sub")).is_empty(), "opacity holds for all that is deeper");
+    assert!(
+        names(ov.at("dir/sub")).is_empty(),
+        "opacity holds for all that is deeper"
+    );
     assert_eq!(names(ov.at("up")), ["own"]);
     fails!(lstat(ov.at("up/0")), NOENT);
     write(ov.at("dir/2"), "new").unwrap();
@@ -236,11 +245,17 @@ fn the_machinery_is_not_listed(store: Store) {
     for (path, node) in ov.tree() {
         let names: Vec<_> = node.xattrs.unwrap().into_keys().collect();
         assert!(
-            names.iter().all(|name| !name.starts_with("trusted.overlay.")),
+            names
+                .iter()
+                .all(|name| !name.starts_with("trusted.overlay.")),
             "{}: {names:?}",
             path.display()
         );
-        assert!(!(node.kind == "CharacterDevice" && node.rdev == 0), "{}", path.display());
+        assert!(
+            !(node.kind == "CharacterDevice" && node.rdev == 0),
+            "{}",
+            path.display()
+        );
     }
     assert!(getx(ov.at("dir/sub"), "trusted.overlay.opaque").is_err());
     assert_eq!(names(ov.at("dir")), ["sub"]);

@@ -44,7 +44,11 @@ fn an_upper_file_moves(store: Store) {
     rename(ov.at("new"), ov.at("moved")).unwrap();
     fails!(lstat(ov.at("new")), NOENT);
     assert_eq!(read(ov.at("moved")).unwrap(), b"new");
-    assert_eq!(names(&ov.upper), ["moved"], "no whiteout where nothing lies below");
+    assert_eq!(
+        names(&ov.upper),
+        ["moved"],
+        "no whiteout where nothing lies below"
+    );
     rename(ov.at("moved"), ov.at("full/in")).unwrap();
     assert_eq!(names(ov.at("full")), ["in", "sub", "x"]);
 }
@@ -72,7 +76,11 @@ fn over_a_lower_file(store: Store) {
     rename(ov.at("a"), ov.at("b")).unwrap();
     assert_eq!(read(ov.at("b")).unwrap(), b"a");
     fails!(lstat(ov.at("a")), NOENT);
-    assert_eq!(pread(&open_b, 0, 9).unwrap(), b"b", "who had it open keeps it");
+    assert_eq!(
+        pread(&open_b, 0, 9).unwrap(),
+        b"b",
+        "who had it open keeps it"
+    );
     write(ov.at("c"), "c").unwrap();
     rename(ov.at("c"), ov.at("b")).unwrap();
     unlink(ov.at("b")).unwrap();
@@ -110,7 +118,10 @@ fn special_files_move(store: Store) {
     rename(ov.at("sym"), ov.at("empty/sym")).unwrap();
     assert_eq!(readlink(ov.at("empty/sym")).unwrap(), b"a");
     rename(ov.at("fifo"), ov.at("fifo2")).unwrap();
-    assert_eq!((kind(ov.at("fifo2")), perm(ov.at("fifo2"))), (FileType::Fifo, 0o640));
+    assert_eq!(
+        (kind(ov.at("fifo2")), perm(ov.at("fifo2"))),
+        (FileType::Fifo, 0o640)
+    );
     assert!(is_whiteout(ov.up("fifo")) && is_whiteout(ov.up("sym")));
 }
 
@@ -128,8 +139,14 @@ fn keeps_the_number_and_attributes(store: Store) {
     for _ in 0..2 {
         let after = lstat(ov.at("d/a2")).unwrap();
         assert_eq!(after.st_ino, before.st_ino);
-        assert_eq!((after.st_mode, after.st_uid, after.st_gid), (before.st_mode, 7, 8));
-        assert_eq!((after.st_mtime, after.st_mtime_nsec), (1_000_000_000, 123_456_789));
+        assert_eq!(
+            (after.st_mode, after.st_uid, after.st_gid),
+            (before.st_mode, 7, 8)
+        );
+        assert_eq!(
+            (after.st_mtime, after.st_mtime_nsec),
+            (1_000_000_000, 123_456_789)
+        );
         assert_eq!(getx(ov.at("d/a2"), "user.k").unwrap(), b"v");
         ov.remount();
     }
@@ -153,7 +170,10 @@ fn exchange_files(store: Store) {
     let mut ov = base(store);
     let how = RenameFlags::EXCHANGE;
     rename_with(ov.at("a"), ov.at("b"), how).unwrap();
-    assert_eq!((read(ov.at("a")).unwrap(), read(ov.at("b")).unwrap()), (b"b".into(), b"a".into()));
+    assert_eq!(
+        (read(ov.at("a")).unwrap(), read(ov.at("b")).unwrap()),
+        (b"b".into(), b"a".into())
+    );
     write(ov.at("new"), "new").unwrap();
     rename_with(ov.at("new"), ov.at("full/x"), how).unwrap();
     rename_with(ov.at("sym"), ov.at("a"), how).unwrap();
@@ -305,7 +325,14 @@ fn errors(store: Store) {
     fails!(rename(ov.at("made"), ov.at("made/in/x")), INVAL);
     fails!(rename(ov.at("made/in"), ov.at("made")), NOTEMPTY);
     fails!(rename(ov.at("full/."), ov.at("x")), BUSY);
-    fails!(rename_with(ov.at("a"), ov.at("b"), RenameFlags::NOREPLACE | RenameFlags::EXCHANGE), INVAL);
+    fails!(
+        rename_with(
+            ov.at("a"),
+            ov.at("b"),
+            RenameFlags::NOREPLACE | RenameFlags::EXCHANGE
+        ),
+        INVAL
+    );
     rename(ov.at("a"), ov.at("a")).unwrap();
     assert_eq!(read(ov.at("a")).unwrap(), b"a");
 }

@@ -57,7 +57,10 @@ fn every_namespace(store: Store) {
         ov.remount();
     }
     as_user(1000, 1000, &[], || {
-        assert_eq!(listx(ov.at("file")).unwrap(), ["security.n", "user.below", "user.n"]);
+        assert_eq!(
+            listx(ov.at("file")).unwrap(),
+            ["security.n", "user.below", "user.n"]
+        );
         fails!(getx(ov.at("file"), "trusted.n"), NODATA);
         fails!(setx(ov.at("file"), "trusted.n", "x"), PERM);
         fails!(setx(ov.at("file"), "security.n", "x"), PERM);
@@ -83,9 +86,18 @@ fn sizes_and_errors(store: Store) {
     setx(ov.at("file"), "user.big", vec![7; 2000]).unwrap();
     assert_eq!(getx(ov.at("file"), "user.big").unwrap(), vec![7; 2000]);
     let mut short = [0; 10];
-    fails!(rustix::fs::lgetxattr(ov.at("file"), "user.big", &mut short[..]), RANGE);
-    fails!(rustix::fs::llistxattr(ov.at("file"), &mut short[..2]), RANGE);
-    assert_eq!(rustix::fs::lgetxattr_query(ov.at("file"), "user.big").unwrap(), 2000);
+    fails!(
+        rustix::fs::lgetxattr(ov.at("file"), "user.big", &mut short[..]),
+        RANGE
+    );
+    fails!(
+        rustix::fs::llistxattr(ov.at("file"), &mut short[..2]),
+        RANGE
+    );
+    assert_eq!(
+        rustix::fs::lgetxattr_query(ov.at("file"), "user.big").unwrap(),
+        2000
+    );
     assert!(rustix::fs::llistxattr_query(ov.at("file")).unwrap() > 10);
     let longest = format!("user.{}", "n".repeat(250));
     setx(ov.at("file"), &longest, "v").unwrap();
@@ -114,7 +126,11 @@ fn on_symlinks_and_special_files(store: Store) {
         assert_eq!(getx(ov.at(name), "trusted.n").unwrap(), b"x");
         assert_eq!(listx(ov.at(name)).unwrap(), ["trusted.n"]);
     }
-    assert_eq!(listx(ov.at("file")).unwrap(), ["user.below"], "the link's target is left alone");
+    assert_eq!(
+        listx(ov.at("file")).unwrap(),
+        ["user.below"],
+        "the link's target is left alone"
+    );
     assert_eq!(readlink(ov.at("sym")).unwrap(), b"file");
 }
 
@@ -173,7 +189,13 @@ fn an_acl_grants_and_denies(store: Store) {
     setx(
         ov.at("dir"),
         ACL_ACCESS,
-        acl(&[(USER_OBJ, 7, 0), (USER, 7, 1000), (GROUP_OBJ, 5, 0), (MASK, 7, 0), (OTHER, 0, 0)]),
+        acl(&[
+            (USER_OBJ, 7, 0),
+            (USER, 7, 1000),
+            (GROUP_OBJ, 5, 0),
+            (MASK, 7, 0),
+            (OTHER, 0, 0),
+        ]),
     )
     .unwrap();
     for round in 0..2 {
@@ -196,7 +218,10 @@ fn an_acl_grants_and_denies(store: Store) {
         fails!(open_rw(ov.at("file")), ACCESS);
     });
     fails!(setx(ov.at("file"), ACL_ACCESS, "rubbish"), OPNOTSUPP);
-    fails!(setx(ov.at("file"), ACL_ACCESS, acl(&[(USER_OBJ, 7, 0)])), INVAL);
+    fails!(
+        setx(ov.at("file"), ACL_ACCESS, acl(&[(USER_OBJ, 7, 0)])),
+        INVAL
+    );
     as_user(1000, 1000, &[], || {
         fails!(setx(ov.at("file"), ACL_ACCESS, some_acl(1000)), PERM);
     });
@@ -221,7 +246,12 @@ fn an_acl_is_tied_to_the_mode(store: Store) {
         fails!(open_rw(ov.at("file")), ACCESS);
     });
     // One that a mode can say is stored as the mode.
-    setx(ov.at("file"), ACL_ACCESS, acl(&[(USER_OBJ, 7, 0), (GROUP_OBJ, 5, 0), (OTHER, 1, 0)])).unwrap();
+    setx(
+        ov.at("file"),
+        ACL_ACCESS,
+        acl(&[(USER_OBJ, 7, 0), (GROUP_OBJ, 5, 0), (OTHER, 1, 0)]),
+    )
+    .unwrap();
     assert_eq!(perm(ov.at("file")), 0o751);
     fails!(getx(ov.at("file"), ACL_ACCESS), NODATA);
 }
@@ -235,7 +265,10 @@ fn default_acls_are_inherited(store: Store) {
     symlink("f", ov.at("dir/s")).unwrap();
     mknod(ov.at("dir/p"), FileType::Fifo, 0o666, 0).unwrap();
     assert_eq!(getx(ov.at("dir/sub"), ACL_DEFAULT).unwrap(), some_acl(1000));
-    assert_eq!(getx(ov.at("dir/sub/sub"), ACL_DEFAULT).unwrap(), some_acl(1000));
+    assert_eq!(
+        getx(ov.at("dir/sub/sub"), ACL_DEFAULT).unwrap(),
+        some_acl(1000)
+    );
     fails!(getx(ov.at("dir/f"), ACL_DEFAULT), NODATA);
     fails!(setx(ov.at("dir/f"), ACL_DEFAULT, some_acl(1)), ACCESS);
     // 0644 asked: the mask is narrowed to what was asked, and nothing is widened.
@@ -250,7 +283,10 @@ fn default_acls_are_inherited(store: Store) {
     assert_eq!(getx(ov.at("dir/f"), ACL_ACCESS).unwrap(), narrowed);
     assert_eq!(perm(ov.at("dir/f")), 0o640);
     assert_eq!(getx(ov.at("dir/p"), ACL_ACCESS).unwrap(), some_acl(1000));
-    assert_eq!(listx(ov.at("dir/s")).unwrap_or_default(), Vec::<String>::new());
+    assert_eq!(
+        listx(ov.at("dir/s")).unwrap_or_default(),
+        Vec::<String>::new()
+    );
     // A file from below that is moved in, and a copy-up, inherit nothing.
     rename(ov.at("file"), ov.at("dir/moved")).unwrap();
     fails!(getx(ov.at("dir/moved"), ACL_ACCESS), NODATA);
@@ -259,7 +295,12 @@ fn default_acls_are_inherited(store: Store) {
 
 fn default_acls_replace_the_umask(store: Store) {
     let ov = base(store);
-    setx(ov.at("dir"), ACL_DEFAULT, acl(&[(USER_OBJ, 7, 0), (GROUP_OBJ, 7, 0), (OTHER, 5, 0)])).unwrap();
+    setx(
+        ov.at("dir"),
+        ACL_DEFAULT,
+        acl(&[(USER_OBJ, 7, 0), (GROUP_OBJ, 7, 0), (OTHER, 5, 0)]),
+    )
+    .unwrap();
     mkdir(ov.at("plain"), 0o755).unwrap();
     Who::root().umask(0o077).run(|| {
         for dir in ["dir", "plain"] {
@@ -268,8 +309,14 @@ fn default_acls_replace_the_umask(store: Store) {
             mknod(ov.at(dir).join("p"), FileType::Fifo, 0o666, 0).unwrap();
         }
     });
-    assert_eq!(["f", "d", "p"].map(|n| perm(ov.at("dir").join(n))), [0o664, 0o775, 0o664]);
-    assert_eq!(["f", "d", "p"].map(|n| perm(ov.at("plain").join(n))), [0o600, 0o700, 0o600]);
+    assert_eq!(
+        ["f", "d", "p"].map(|n| perm(ov.at("dir").join(n))),
+        [0o664, 0o775, 0o664]
+    );
+    assert_eq!(
+        ["f", "d", "p"].map(|n| perm(ov.at("plain").join(n))),
+        [0o600, 0o700, 0o600]
+    );
 }
 
 fn tool(command: &mut Command) -> String {
@@ -284,15 +331,37 @@ fn tool(command: &mut Command) -> String {
 
 fn tools_work(store: Store) {
     let ov = base(store);
-    tool(Command::new("setfacl").args(["-m", "u:1000:rw,g:2000:r"]).arg(ov.at("file")));
-    let shown = tool(Command::new("getfacl").args(["-n", "-p"]).arg(ov.at("file")));
-    assert!(shown.contains("user:1000:rw-") && shown.contains("group:2000:r--"), "{shown}");
-    tool(Command::new("setfattr").args(["-n", "user.k", "-v", "value"]).arg(ov.at("file")));
-    let shown = tool(Command::new("getfattr").args(["--absolute-names", "-d"]).arg(ov.at("file")));
+    tool(
+        Command::new("setfacl")
+            .args(["-m", "u:1000:rw,g:2000:r"])
+            .arg(ov.at("file")),
+    );
+    let shown = tool(
+        Command::new("getfacl")
+            .args(["-n", "-p"])
+            .arg(ov.at("file")),
+    );
+    assert!(
+        shown.contains("user:1000:rw-") && shown.contains("group:2000:r--"),
+        "{shown}"
+    );
+    tool(
+        Command::new("setfattr")
+            .args(["-n", "user.k", "-v", "value"])
+            .arg(ov.at("file")),
+    );
+    let shown = tool(
+        Command::new("getfattr")
+            .args(["--absolute-names", "-d"])
+            .arg(ov.at("file")),
+    );
     assert!(shown.contains("user.k=\"value\""), "{shown}");
     let copy = ov.at("copy");
     tool(Command::new("cp").arg("-a").arg(ov.at("file")).arg(&copy));
-    assert_eq!(getx(&copy, ACL_ACCESS).unwrap(), getx(ov.at("file"), ACL_ACCESS).unwrap());
+    assert_eq!(
+        getx(&copy, ACL_ACCESS).unwrap(),
+        getx(ov.at("file"), ACL_ACCESS).unwrap()
+    );
     assert_eq!(getx(&copy, "user.k").unwrap(), b"value");
 }
 
@@ -333,7 +402,11 @@ fn capabilities_work_through_the_view(store: Store) {
     assert!(!reads_secret(&ov, "reader"));
     std::fs::copy("/bin/cat", ov.at("new")).unwrap();
     assert!(!reads_secret(&ov, "new"));
-    tool(Command::new("setcap").arg("cap_dac_read_search+ep").arg(ov.at("new")));
+    tool(
+        Command::new("setcap")
+            .arg("cap_dac_read_search+ep")
+            .arg(ov.at("new")),
+    );
     assert!(reads_secret(&ov, "new"));
     let shown = tool(Command::new("getcap").arg(ov.at("new")));
     assert!(shown.contains("cap_dac_read_search"), "{shown}");

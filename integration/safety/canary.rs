@@ -37,7 +37,11 @@ impl Canary {
     /// Fails where anything was changed or only read.
     #[track_caller]
     pub fn assert_untouched(&self, what: &str) {
-        assert_eq!(self.before, state(&self.dir), "the canary was reached: {what}");
+        assert_eq!(
+            self.before,
+            state(&self.dir),
+            "the canary was reached: {what}"
+        );
     }
 }
 
@@ -89,25 +93,42 @@ fn shown_stat(result: Result<Stat>) -> Shown {
 /// Every operation, on a file `f` and a directory `empty` in `dir`, and on names that are new there.
 pub const OPERATIONS: &[(&str, fn(&Path) -> Shown)] = &[
     ("lstat", |d| shown_stat(lstat(d.join("f")))),
-    ("lstat of a directory", |d| shown_stat(lstat(d.join("empty")))),
+    ("lstat of a directory", |d| {
+        shown_stat(lstat(d.join("empty")))
+    }),
     ("list", |d| {
         let names = list(d).ok()?;
-        names.iter().any(|e| e.name == b"secret").then(|| SECRET.to_vec())
+        names
+            .iter()
+            .any(|e| e.name == b"secret")
+            .then(|| SECRET.to_vec())
     }),
     ("read", |d| read(d.join("f")).ok()),
     ("readlink", |d| nothing(readlink(d.join("f")).map(drop))),
     ("open of a secret name", |d| read(d.join("secret")).ok()),
     ("getxattr", |d| getx(d.join("f"), "user.k").ok()),
     ("listxattr", |d| nothing(listx(d.join("f")).map(drop))),
-    ("statfs", |d| nothing(rustix::fs::statfs(d.join("f")).map(drop))),
-    ("write in place", |d| nothing(open_rw(d.join("f")).and_then(|f| pwrite(&f, 0, "node")))),
+    ("statfs", |d| {
+        nothing(rustix::fs::statfs(d.join("f")).map(drop))
+    }),
+    ("write in place", |d| {
+        nothing(open_rw(d.join("f")).and_then(|f| pwrite(&f, 0, "node")))
+    }),
     ("append", |d| nothing(append(d.join("f"), "node"))),
-    ("open with truncation", |d| nothing(write(d.join("f"), "node"))),
+    ("open with truncation", |d| {
+        nothing(write(d.join("f"), "node"))
+    }),
     ("truncate", |d| nothing(truncate(&d.join("f"), 1))),
-    ("create", |d| nothing(create(d.join("new-file"), 0o644).and_then(|f| pwrite(&f, 0, "node")))),
+    ("create", |d| {
+        nothing(create(d.join("new-file"), 0o644).and_then(|f| pwrite(&f, 0, "node")))
+    }),
     ("mkdir", |d| nothing(mkdir(d.join("new-dir"), 0o755))),
-    ("mkdir in a directory", |d| nothing(mkdir(d.join("empty/new-dir"), 0o755))),
-    ("mknod", |d| nothing(mknod(d.join("new-fifo"), FileType::Fifo, 0o644, 0))),
+    ("mkdir in a directory", |d| {
+        nothing(mkdir(d.join("empty/new-dir"), 0o755))
+    }),
+    ("mknod", |d| {
+        nothing(mknod(d.join("new-fifo"), FileType::Fifo, 0o644, 0))
+    }),
     ("symlink", |d| nothing(symlink("x", d.join("new-symlink")))),
     ("link", |d| nothing(link(d.join("f"), d.join("new-link")))),
     ("link into", |d| nothing(link("/own", d.join("linked")))),
@@ -116,21 +137,33 @@ pub const OPERATIONS: &[(&str, fn(&Path) -> Shown)] = &[
         read("/linked-out").ok()
     }),
     ("chmod", |d| nothing(chmod(d.join("f"), 0o777))),
-    ("chmod of a directory", |d| nothing(chmod(d.join("empty"), 0o777))),
+    ("chmod of a directory", |d| {
+        nothing(chmod(d.join("empty"), 0o777))
+    }),
     ("chmod of the directory", |d| nothing(chmod(d, 0o777))),
     ("chown", |d| nothing(lchown(d.join("f"), Some(1), Some(1)))),
-    ("chown of a directory", |d| nothing(lchown(d.join("empty"), Some(1), Some(1)))),
+    ("chown of a directory", |d| {
+        nothing(lchown(d.join("empty"), Some(1), Some(1)))
+    }),
     ("utimes", |d| nothing(set_times(d.join("f"), 5))),
     ("utimes of the directory", |d| nothing(set_times(d, 5))),
-    ("setxattr", |d| nothing(setx(d.join("f"), "user.new", "node"))),
-    ("setxattr of the directory", |d| nothing(setx(d, "user.new", "node"))),
+    ("setxattr", |d| {
+        nothing(setx(d.join("f"), "user.new", "node"))
+    }),
+    ("setxattr of the directory", |d| {
+        nothing(setx(d, "user.new", "node"))
+    }),
     ("removexattr", |d| nothing(rmx(d.join("f"), "user.k"))),
     ("ACL", |d| {
         let acl = acl(&[(USER_OBJ, 7, 0), (GROUP_OBJ, 7, 0), (OTHER, 7, 0)]);
         nothing(setx(d.join("f"), ACL_ACCESS, &acl).and_then(|()| setx(d, ACL_DEFAULT, &acl)))
     }),
-    ("rename within", |d| nothing(rename(d.join("f"), d.join("renamed")))),
-    ("rename back", |d| nothing(rename(d.join("renamed"), d.join("f")))),
+    ("rename within", |d| {
+        nothing(rename(d.join("f"), d.join("renamed")))
+    }),
+    ("rename back", |d| {
+        nothing(rename(d.join("renamed"), d.join("f")))
+    }),
     ("rename into", |d| {
         write("/incoming", "node").ok();
         nothing(rename("/incoming", d.join("incoming")))
@@ -148,12 +181,18 @@ pub const OPERATIONS: &[(&str, fn(&Path) -> Shown)] = &[
         rename(d.join("f"), "/renamed-out").ok()?;
         read("/renamed-out").ok()
     }),
-    ("rename of a directory", |d| nothing(rename(d.join("empty"), d.join("renamed-dir")))),
+    ("rename of a directory", |d| {
+        nothing(rename(d.join("empty"), d.join("renamed-dir")))
+    }),
     ("unlink", |d| nothing(unlink(d.join("f")))),
-    ("unlink of a secret name", |d| nothing(unlink(d.join("secret")))),
+    ("unlink of a secret name", |d| {
+        nothing(unlink(d.join("secret")))
+    }),
     ("rmdir", |d| nothing(rmdir(d.join("empty")))),
     ("rmdir of the directory", |d| nothing(rmdir(d))),
-    ("an unnamed file", |d| nothing(open(d, OFlags::TMPFILE | OFlags::RDWR, 0o600).map(drop))),
+    ("an unnamed file", |d| {
+        nothing(open(d, OFlags::TMPFILE | OFlags::RDWR, 0o600).map(drop))
+    }),
     ("remove all below", |d| {
         for entry in list(d).ok()? {
             let path = d.join(std::ffi::OsStr::from_bytes(&entry.name));
@@ -183,7 +222,12 @@ pub fn by_handle(dir: &std::fs::File, file: &std::fs::File) -> Vec<Shown> {
     r::fchmod(file, mode(0o600)).ok();
     r::fsetxattr(file, "user.h", b"v", XattrFlags::empty()).ok();
     r::futimens(file, &at_time(5)).ok();
-    let secret = r::openat(dir, "secret", OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty());
+    let secret = r::openat(
+        dir,
+        "secret",
+        OFlags::RDONLY | OFlags::NOFOLLOW,
+        Mode::empty(),
+    );
     let listed = r::Dir::read_from(dir).ok().and_then(|entries| {
         entries
             .flatten()

@@ -25,7 +25,8 @@ fn base(forge: impl FnOnce(&Canary, &std::path::Path)) -> (Overlay, Canary) {
 #[test]
 fn redirects_lead_nowhere() {
     let (ov, canary) = base(|canary, upper| {
-        let out = format!("/{}", "../".repeat(20)) + canary.dir.strip_prefix("/").unwrap().to_str().unwrap();
+        let out = format!("/{}", "../".repeat(20))
+            + canary.dir.strip_prefix("/").unwrap().to_str().unwrap();
         for (i, redirect) in [
             canary.dir.to_str().unwrap(),
             &out,
@@ -52,9 +53,16 @@ fn redirects_lead_nowhere() {
         for i in 0..8 {
             // Refused or shown without what it points to.
             if let Ok(listed) = list(format!("/r{i}")) {
-                assert!(listed.iter().all(|e| e.name != b"secret" && e.name != b"f"), "r{i}: {listed:?}");
+                assert!(
+                    listed.iter().all(|e| e.name != b"secret" && e.name != b"f"),
+                    "r{i}: {listed:?}"
+                );
             }
-            for path in [format!("/r{i}/f"), format!("/r{i}/secret"), format!("/m{i}")] {
+            for path in [
+                format!("/r{i}/f"),
+                format!("/r{i}/secret"),
+                format!("/m{i}"),
+            ] {
                 assert_ne!(read(&path).unwrap_or_default(), SECRET, "{path}");
                 chmod(&path, 0o666).ok();
                 append(&path, "node").ok();
@@ -70,8 +78,30 @@ fn redirects_lead_nowhere() {
 #[test]
 fn attributes_of_rubbish_do_no_harm() {
     let (mut ov, canary) = base(|_, upper| {
-        for (i, value) in [vec![], vec![0], vec![0xff; 29], vec![0xfb; 128], vec![b'x'; 3000]].iter().enumerate() {
-            for name in ["origin", "impure", "nlink", "opaque", "uuid", "protattr", "upper", "whiteout", "whiteouts", "xwhiteouts", "statelite", "ino"] {
+        for (i, value) in [
+            vec![],
+            vec![0],
+            vec![0xff; 29],
+            vec![0xfb; 128],
+            vec![b'x'; 3000],
+        ]
+        .iter()
+        .enumerate()
+        {
+            for name in [
+                "origin",
+                "impure",
+                "nlink",
+                "opaque",
+                "uuid",
+                "protattr",
+                "upper",
+                "whiteout",
+                "whiteouts",
+                "xwhiteouts",
+                "statelite",
+                "ino",
+            ] {
                 let name = format!("trusted.overlay.{name}");
                 let dir = upper.join(format!("dir{i}"));
                 mkdir(&dir, 0o755).ok();
@@ -97,7 +127,10 @@ fn attributes_of_rubbish_do_no_harm() {
             lstat(ov.at(format!("dir{i}/in"))).ok();
             for path in [format!("file{i}"), format!("dir{i}")] {
                 let shown = listx(ov.at(path)).unwrap_or_default();
-                assert!(shown.iter().all(|n| !n.starts_with("trusted.overlay.")), "{shown:?}");
+                assert!(
+                    shown.iter().all(|n| !n.starts_with("trusted.overlay.")),
+                    "{shown:?}"
+                );
             }
         }
         assert_eq!(read(ov.at("f")).unwrap(), b"plain");

@@ -29,7 +29,10 @@ fn to(canary: &Path, from: &Path, relative: bool) -> PathBuf {
     }
     // Up to the root and down again, so that it leads there from wherever it lies.
     let up = "../".repeat(from.components().count() + 2);
-    PathBuf::from(format!("{up}{}", canary.strip_prefix("/").unwrap().display()))
+    PathBuf::from(format!(
+        "{up}{}",
+        canary.strip_prefix("/").unwrap().display()
+    ))
 }
 
 /// Replaces what is at the position by a symlink to the canary, unless it is there already.
@@ -38,7 +41,9 @@ fn plant(layer: &Path, position: &str, target: &Path) {
     if readlink(&at).is_ok() {
         return;
     }
-    if at.parent().is_some_and(|p| lstat(p).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)) {
+    if at.parent().is_some_and(|p| {
+        lstat(p).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
+    }) {
         if kind_or_none(&at) == Some(FileType::Directory) {
             std::fs::remove_dir_all(&at).unwrap();
         } else {
@@ -73,7 +78,9 @@ fn attack(which: Layer, relative: bool) {
     };
     for (position, inside, works_in) in POSITIONS {
         for (name, operation) in OPERATIONS {
-            let what = format!("{name} in {works_in}, {position} planted in the {which:?}, relative: {relative}");
+            let what = format!(
+                "{name} in {works_in}, {position} planted in the {which:?}, relative: {relative}"
+            );
             if matches!(which, Layer::Litetree) {
                 std::fs::remove_dir_all(ov.up("d")).ok();
             }
@@ -88,8 +95,14 @@ fn attack(which: Layer, relative: bool) {
                     open_r(at.join("f")).ok(),
                 )
             });
-            plant(&layer, position, &to(&canary.dir.join(inside), &layer.join(position), relative));
-            let shown = Who::root().chroot(&ov.root).run(|| operation(&Path::new("/").join(works_in)));
+            plant(
+                &layer,
+                position,
+                &to(&canary.dir.join(inside), &layer.join(position), relative),
+            );
+            let shown = Who::root()
+                .chroot(&ov.root)
+                .run(|| operation(&Path::new("/").join(works_in)));
             assert_no_secret(&shown, &what);
             if let (Some(dir), Some(file)) = (dir, file) {
                 Who::root().chroot(&ov.root).run(|| {
@@ -133,11 +146,20 @@ fn a_symlink_from_before_the_mount() {
         for (position, inside, works_in) in POSITIONS {
             for layer in [ov.upper.clone(), ov.lowers[0].clone()] {
                 ov.umount();
-                plant(&layer, position, &to(&canary.dir.join(inside), &layer.join(position), relative));
+                plant(
+                    &layer,
+                    position,
+                    &to(&canary.dir.join(inside), &layer.join(position), relative),
+                );
                 ov.mount();
                 for (name, operation) in OPERATIONS {
-                    let what = format!("{name} in {works_in}, {position} planted in {}", layer.display());
-                    let shown = Who::root().chroot(&ov.root).run(|| operation(&Path::new("/").join(works_in)));
+                    let what = format!(
+                        "{name} in {works_in}, {position} planted in {}",
+                        layer.display()
+                    );
+                    let shown = Who::root()
+                        .chroot(&ov.root)
+                        .run(|| operation(&Path::new("/").join(works_in)));
                     assert_no_secret(&shown, &what);
                     canary.assert_untouched(&what);
                 }
@@ -156,7 +178,12 @@ fn symlinks_in_the_work_directory() {
     let canary = Canary::new(ov.outside());
     let inner: Vec<PathBuf> = names(&ov.work).iter().map(|n| ov.work.join(n)).collect();
     let mut places = vec![ov.work.clone()];
-    places.extend(inner.iter().filter(|p| kind(p) == FileType::Directory).cloned());
+    places.extend(
+        inner
+            .iter()
+            .filter(|p| kind(p) == FileType::Directory)
+            .cloned(),
+    );
     for place in places {
         let aside = place.with_extension("aside");
         rename(&place, &aside).unwrap();
@@ -164,7 +191,9 @@ fn symlinks_in_the_work_directory() {
         for dir in ["d", "d/sub"] {
             refill(&ov.lowers[0]);
             for (name, operation) in OPERATIONS {
-                let shown = Who::root().chroot(&ov.root).run(|| operation(&Path::new("/").join(dir)));
+                let shown = Who::root()
+                    .chroot(&ov.root)
+                    .run(|| operation(&Path::new("/").join(dir)));
                 assert_no_secret(&shown, name);
                 canary.assert_untouched(&format!("{name} in {dir}, {} planted", place.display()));
             }
@@ -197,7 +226,9 @@ fn a_symlink_in_the_place_of_the_upper() {
     symlink(&canary.dir, &ov.upper).unwrap();
     for dir in ["", "d", "d/sub"] {
         for (name, operation) in OPERATIONS {
-            let shown = Who::root().chroot(&ov.root).run(|| operation(&Path::new("/").join(dir)));
+            let shown = Who::root()
+                .chroot(&ov.root)
+                .run(|| operation(&Path::new("/").join(dir)));
             assert_no_secret(&shown, name);
             canary.assert_untouched(&format!("{name} in {dir:?}"));
         }

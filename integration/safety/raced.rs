@@ -17,7 +17,11 @@ fn race(position: &str, inside: &str, works_in: &str, in_litetree: bool) {
     if in_litetree {
         std::fs::remove_dir_all(ov.up("d")).unwrap();
     }
-    let layer = if in_litetree { ov.lowers[0].clone() } else { ov.upper.clone() };
+    let layer = if in_litetree {
+        ov.lowers[0].clone()
+    } else {
+        ov.upper.clone()
+    };
     // Beside the layer, where no operation of the node's can take it away.
     let decoy = ov.outside().join("store/decoy");
     symlink(canary.dir.join(inside), &decoy).unwrap();
@@ -51,11 +55,16 @@ fn race(position: &str, inside: &str, works_in: &str, in_litetree: bool) {
                             let dir = Path::new("/").join(works_in);
                             for round in 0..rounds() {
                                 let handles = (
-                                    open(&dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, 0),
+                                    open(
+                                        &dir,
+                                        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
+                                        0,
+                                    ),
                                     open_r(dir.join("f")),
                                 );
                                 for (name, operation) in OPERATIONS.iter().skip(part).step_by(2) {
-                                    let what = format!("{name}, {works_in}, {position}, round {round}");
+                                    let what =
+                                        format!("{name}, {works_in}, {position}, round {round}");
                                     assert_no_secret(&operation(&dir), &what);
                                 }
                                 if let (Ok(dir), Ok(file)) = handles {

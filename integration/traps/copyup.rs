@@ -72,7 +72,10 @@ fn copy_up_turns_0700_into_0755(store: Store) {
         write(l.join("closed/open/f"), "x").unwrap();
     });
     append(ov.at("closed/open/f"), "y").unwrap();
-    assert_eq!((perm(ov.at("closed")), perm(ov.up("closed"))), (0o700, 0o700));
+    assert_eq!(
+        (perm(ov.at("closed")), perm(ov.up("closed"))),
+        (0o700, 0o700)
+    );
     as_user(1000, 1000, &[], || {
         fails!(lstat(ov.at("closed/open/f")), ACCESS);
     });
@@ -85,7 +88,10 @@ fn copy_up_fills_a_hole_of_64_mib(store: Store) {
     });
     append(ov.at("f"), "end").unwrap();
     assert_eq!(lstat(ov.at("f")).unwrap().st_size, (64 << 20) + 3);
-    assert!(lstat(ov.up("f")).unwrap().st_blocks < 100, "the hole is full of zeros");
+    assert!(
+        lstat(ov.up("f")).unwrap().st_blocks < 100,
+        "the hole is full of zeros"
+    );
 }
 
 fn copy_up_loses_the_gid_of_a_setgid_directory(store: Store) {
@@ -100,7 +106,10 @@ fn copy_up_loses_the_gid_of_a_setgid_directory(store: Store) {
     });
     for at in [ov.at("d"), ov.up("d")] {
         let stat = lstat(at).unwrap();
-        assert_eq!((stat.st_mode & 0o7777, stat.st_uid, stat.st_gid), (0o2770, 1000, 1234));
+        assert_eq!(
+            (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid),
+            (0o2770, 1000, 1234)
+        );
     }
     assert_eq!(lstat(ov.at("d/new")).unwrap().st_gid, 1234);
 }
@@ -119,25 +128,43 @@ fn copy_up_under_the_daemon_s_umask(store: Store) {
     });
     append(ov.at("d/f"), "y").unwrap();
     set_times(ov.at("d/p"), 1_000_000_000).unwrap();
-    assert_eq!([perm(ov.at("d")), perm(ov.at("d/f")), perm(ov.at("d/p"))], [0o777, 0o666, 0o666]);
+    assert_eq!(
+        [perm(ov.at("d")), perm(ov.at("d/f")), perm(ov.at("d/p"))],
+        [0o777, 0o666, 0o666]
+    );
     Who::user(1000, 1000).umask(0).run(|| {
         mkdir(ov.at("d/new"), 0o777).unwrap();
         create(ov.at("d/new/f"), 0o666).unwrap();
     });
-    assert_eq!([perm(ov.at("d/new")), perm(ov.at("d/new/f"))], [0o777, 0o666]);
+    assert_eq!(
+        [perm(ov.at("d/new")), perm(ov.at("d/new/f"))],
+        [0o777, 0o666]
+    );
 }
 
 fn copy_up_changes_times_and_xattrs(store: Store) {
-    let look = snapshot::Look { set_mtime: true, ..Default::default() };
+    let look = snapshot::Look {
+        set_mtime: true,
+        ..Default::default()
+    };
     let ov = Overlay::new(store, |l| {
         mkdir(l.join("d"), 0o755).unwrap();
         write(l.join("d/f"), "x").unwrap();
         for path in ["d/f", "d"] {
             setx(l.join(path), "user.u", "u").unwrap();
             setx(l.join(path), "trusted.t", "t").unwrap();
-            setx(l.join(path), ACL_ACCESS, acl(&[
-                (USER_OBJ, 7, 0), (USER, 5, 1000), (GROUP_OBJ, 1, 0), (MASK, 7, 0), (OTHER, 1, 0),
-            ])).unwrap();
+            setx(
+                l.join(path),
+                ACL_ACCESS,
+                acl(&[
+                    (USER_OBJ, 7, 0),
+                    (USER, 5, 1000),
+                    (GROUP_OBJ, 1, 0),
+                    (MASK, 7, 0),
+                    (OTHER, 1, 0),
+                ]),
+            )
+            .unwrap();
             set_times(l.join(path), 1_234_567_890).unwrap();
         }
     });
@@ -185,7 +212,10 @@ fn copy_up_of_a_setuid_program_loses_its_bits(store: Store) {
     rename(ov.at("p"), ov.at("q")).unwrap();
     link(ov.at("q"), ov.at("p")).unwrap();
     assert_eq!(perm(ov.at("p")), 0o6755);
-    assert_eq!(getx(ov.at("p"), "security.capability").unwrap(), capability(1));
+    assert_eq!(
+        getx(ov.at("p"), "security.capability").unwrap(),
+        capability(1)
+    );
     // A write by another kills both, the bits and the capability.
     chmod(ov.at("p"), 0o6777).unwrap();
     as_user(1001, 1001, &[], || append(ov.at("p"), "x").unwrap());
@@ -223,7 +253,10 @@ fn copy_up_leaves_its_stage(store: Store) {
         }
     }
     assert!(staged <= 3, "{staged} things stay in the work directory");
-    let strange: Vec<_> = names(ov.up("d")).into_iter().filter(|n| n.starts_with('.')).collect();
+    let strange: Vec<_> = names(ov.up("d"))
+        .into_iter()
+        .filter(|n| n.starts_with('.'))
+        .collect();
     assert!(strange.is_empty(), "{strange:?}");
 }
 
@@ -268,11 +301,23 @@ fn noreplace_and_exchange_meet_whiteouts(store: Store) {
         }
     });
     unlink(ov.at("b")).unwrap();
-    fails!(rename_with(ov.at("a"), ov.at("b"), RenameFlags::EXCHANGE), NOENT);
-    fails!(rename_with(ov.at("b"), ov.at("a"), RenameFlags::EXCHANGE), NOENT);
-    fails!(rename_with(ov.at("b"), ov.at("x"), RenameFlags::NOREPLACE), NOENT);
+    fails!(
+        rename_with(ov.at("a"), ov.at("b"), RenameFlags::EXCHANGE),
+        NOENT
+    );
+    fails!(
+        rename_with(ov.at("b"), ov.at("a"), RenameFlags::EXCHANGE),
+        NOENT
+    );
+    fails!(
+        rename_with(ov.at("b"), ov.at("x"), RenameFlags::NOREPLACE),
+        NOENT
+    );
     rename_with(ov.at("a"), ov.at("b"), RenameFlags::NOREPLACE).unwrap();
-    fails!(rename_with(ov.at("c"), ov.at("b"), RenameFlags::NOREPLACE), EXIST);
+    fails!(
+        rename_with(ov.at("c"), ov.at("b"), RenameFlags::NOREPLACE),
+        EXIST
+    );
     assert_eq!(names(&ov.root), ["b", "c"]);
     assert_eq!(read(ov.at("b")).unwrap(), b"a");
 }
@@ -300,7 +345,9 @@ fn renames_lock_parents_against_each_other(store: Store) {
                     (3, _) => rename_with(ov.at("a/3"), ov.at("a/4"), RenameFlags::EXCHANGE),
                     (4, 0) => link(ov.at("a/5"), ov.at("a/deep/5")),
                     (4, _) => unlink(ov.at("a/deep/5")),
-                    _ => list(ov.at("a")).and_then(|_| list(ov.at("b/deep"))).map(drop),
+                    _ => list(ov.at("a"))
+                        .and_then(|_| list(ov.at("b/deep")))
+                        .map(drop),
                 };
                 match outcome {
                     Ok(()) | Err(Errno::NOENT | Errno::EXIST) => {}

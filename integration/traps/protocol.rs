@@ -80,7 +80,9 @@ fn readdirplus_counts_what_was_sent(store: Store) {
 
 fn attributes_of_an_unlinked_open_file(store: Store) {
     let ov = many(store, 40);
-    let handles: Vec<_> = (0..10).map(|n| open_rw(ov.at(format!("0/{n}"))).unwrap()).collect();
+    let handles: Vec<_> = (0..10)
+        .map(|n| open_rw(ov.at(format!("0/{n}"))).unwrap())
+        .collect();
     for n in 0..10 {
         unlink(ov.at(format!("0/{n}"))).unwrap();
     }
@@ -90,7 +92,10 @@ fn attributes_of_an_unlinked_open_file(store: Store) {
         rustix::fs::ftruncate(file, n as u64).unwrap();
         rustix::fs::fsetxattr(file, "user.n", b"v", XattrFlags::empty()).unwrap();
         let stat = fstat(file);
-        assert_eq!((stat.st_nlink, stat.st_size, stat.st_mode & 0o7777), (0, n as i64, 0o600));
+        assert_eq!(
+            (stat.st_nlink, stat.st_size, stat.st_mode & 0o7777),
+            (0, n as i64, 0o600)
+        );
         pwrite(file, 0, "new").unwrap();
         assert_eq!(pread(file, 0, 3).unwrap(), b"new");
     }
@@ -108,7 +113,12 @@ fn a_forgotten_number_is_found_again(store: Store) {
     rustix::fs::statat(&dir, "5", AtFlags::empty()).unwrap();
     // What has an inotify watch is pinned by it, and keeps its number when it is copied up.
     let watch = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).unwrap();
-    rustix::fs::inotify::add_watch(&watch, ov.at("1/1"), rustix::fs::inotify::WatchFlags::MODIFY).unwrap();
+    rustix::fs::inotify::add_watch(
+        &watch,
+        ov.at("1/1"),
+        rustix::fs::inotify::WatchFlags::MODIFY,
+    )
+    .unwrap();
     drop_caches();
     append(ov.at("1/1"), "x").unwrap();
     drop_caches();
@@ -133,7 +143,10 @@ fn a_directory_stream_isn_t_rebuilt_at_its_beginning(store: Store) {
         assert!(seen.insert(name.clone()), "{name:?} twice");
     }
     for n in 200..1000 {
-        assert!(seen.contains(&std::ffi::CString::new(format!("{n}")).unwrap()), "{n} left out");
+        assert!(
+            seen.contains(&std::ffi::CString::new(format!("{n}")).unwrap()),
+            "{n} left out"
+        );
     }
     stream.rewind();
     let mut now = 0;
@@ -148,7 +161,14 @@ fn a_directory_stream_isn_t_rebuilt_at_its_beginning(store: Store) {
 }
 
 fn names_that_look_like_whiteouts(store: Store) {
-    const ODD: [&str; 6] = [".wh.file", ".wh..wh..opq", ".wh.", ".wh..wh.aufs", ".wh.none", "..wh.x"];
+    const ODD: [&str; 6] = [
+        ".wh.file",
+        ".wh..wh..opq",
+        ".wh.",
+        ".wh..wh.aufs",
+        ".wh.none",
+        "..wh.x",
+    ];
     let mut ov = Overlay::new(store, |l| {
         write(l.join("file"), "below").unwrap();
         mkdir(l.join("dir"), 0o755).unwrap();
@@ -172,10 +192,15 @@ fn names_that_look_like_whiteouts(store: Store) {
         for dir in ["", "dir", "has"] {
             for entry in list(ov.at(dir)).unwrap() {
                 let name = String::from_utf8(entry.name).unwrap();
-                lstat(ov.at(dir).join(&name)).unwrap_or_else(|e| panic!("{name} is listed, but {e}"));
+                lstat(ov.at(dir).join(&name))
+                    .unwrap_or_else(|e| panic!("{name} is listed, but {e}"));
             }
         }
-        assert_eq!(read(ov.at("file")).unwrap(), b"below", "a name of a node's hid a file");
+        assert_eq!(
+            read(ov.at("file")).unwrap(),
+            b"below",
+            "a name of a node's hid a file"
+        );
         assert_eq!(read(ov.at("dir/file")).unwrap(), b"below");
         ov.remount();
     }
@@ -188,7 +213,12 @@ fn names_that_look_like_whiteouts(store: Store) {
 
 fn the_umask_is_applied_once(store: Store) {
     let ov = many(store, 4);
-    setx(ov.at("0"), ACL_DEFAULT, acl(&[(USER_OBJ, 7, 0), (GROUP_OBJ, 7, 0), (OTHER, 7, 0)])).unwrap();
+    setx(
+        ov.at("0"),
+        ACL_DEFAULT,
+        acl(&[(USER_OBJ, 7, 0), (GROUP_OBJ, 7, 0), (OTHER, 7, 0)]),
+    )
+    .unwrap();
     let dirs = ["0", "1"];
     Who::root().umask(0o027).run(|| {
         for dir in dirs {
@@ -199,13 +229,24 @@ fn the_umask_is_applied_once(store: Store) {
         }
     });
     let modes = |dir: &str| ["f", "d", "p", "s"].map(|n| perm(ov.at(dir).join(n)));
-    assert_eq!(modes("0"), [0o666, 0o777, 0o666, 0o777], "with a default ACL there is no umask");
+    assert_eq!(
+        modes("0"),
+        [0o666, 0o777, 0o666, 0o777],
+        "with a default ACL there is no umask"
+    );
     assert_eq!(modes("1"), [0o640, 0o750, 0o640, 0o750]);
 }
 
 fn killing_setuid_kills_capabilities_too(store: Store) {
     let ov = Overlay::new(store, |l| {
-        for name in ["write", "truncate", "chown", "fallocate", "open-trunc", "copy"] {
+        for name in [
+            "write",
+            "truncate",
+            "chown",
+            "fallocate",
+            "open-trunc",
+            "copy",
+        ] {
             write(l.join(name), "x").unwrap();
             setx(l.join(name), "security.capability", capability(1)).unwrap();
             chmod(l.join(name), 0o6777).unwrap();
@@ -218,10 +259,20 @@ fn killing_setuid_kills_capabilities_too(store: Store) {
         let file = open_rw(ov.at("fallocate")).unwrap();
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 100).unwrap();
         open(ov.at("open-trunc"), OFlags::WRONLY | OFlags::TRUNC, 0).unwrap();
-        let (from, to) = (open_r(ov.at("write")).unwrap(), open_rw(ov.at("copy")).unwrap());
+        let (from, to) = (
+            open_r(ov.at("write")).unwrap(),
+            open_rw(ov.at("copy")).unwrap(),
+        );
         rustix::fs::copy_file_range(&from, None, &to, None, 2).unwrap();
     });
-    for name in ["write", "truncate", "chown", "fallocate", "open-trunc", "copy"] {
+    for name in [
+        "write",
+        "truncate",
+        "chown",
+        "fallocate",
+        "open-trunc",
+        "copy",
+    ] {
         assert_eq!(perm(ov.at(name)), 0o777, "{name}");
         fails!(getx(ov.at(name), "security.capability"), NODATA);
         // And in the store: what another mount would see.
@@ -254,7 +305,11 @@ fn the_caller_s_groups_are_the_thread_s(store: Store) {
         for n in 0..50 {
             let stat = lstat(ov.at(format!("{dir}/by{n}"))).unwrap();
             assert_eq!((stat.st_uid, stat.st_gid), (1000 + gid, gid));
-            assert_eq!(stat.st_mode & 0o7777, 0o2755, "the group is the caller's own");
+            assert_eq!(
+                stat.st_mode & 0o7777,
+                0o2755,
+                "the group is the caller's own"
+            );
         }
     }
 }
@@ -262,7 +317,11 @@ fn the_caller_s_groups_are_the_thread_s(store: Store) {
 fn direct_io_breaks_shared_maps(store: Store) {
     let ov = many(store, 4);
     for (path, fresh) in [("0/0", false), ("0/new", true)] {
-        let file = if fresh { create(ov.at(path), 0o644).unwrap() } else { open_rw(ov.at(path)).unwrap() };
+        let file = if fresh {
+            create(ov.at(path), 0o644).unwrap()
+        } else {
+            open_rw(ov.at(path)).unwrap()
+        };
         rustix::fs::ftruncate(&file, 8192).unwrap();
         let (one, two) = (
             sys::Map::shared(&file, 8192, true).unwrap(),
@@ -291,10 +350,16 @@ fn a_writeback_cache_reads_for_a_writer(store: Store) {
         fails!(pread(&file, 0, 1), BADF);
     });
     let content = read(ov.at("0/w")).unwrap();
-    assert_eq!((content.len(), &content[3000..3011]), (6000, &b"aunaligneda"[..]));
+    assert_eq!(
+        (content.len(), &content[3000..3011]),
+        (6000, &b"aunaligneda"[..])
+    );
     // mtime is the store's, not one that a cache made up.
     let (view, upper) = (lstat(ov.at("0/w")).unwrap(), lstat(ov.up("0/w")).unwrap());
-    assert_eq!((view.st_mtime, view.st_mtime_nsec), (upper.st_mtime, upper.st_mtime_nsec));
+    assert_eq!(
+        (view.st_mtime, view.st_mtime_nsec),
+        (upper.st_mtime, upper.st_mtime_nsec)
+    );
 }
 
 fn a_writeback_cache_strips_append(store: Store) {
@@ -332,7 +397,9 @@ fn signals_interrupt_requests(store: Store) {
         .unwrap();
     let pid = rustix::process::Pid::from_child(&dd);
     // Its handler stands once it has made the output.
-    poll_until("dd's start", || exists(ov.at("copy")) && lstat(ov.at("copy")).unwrap().st_size > 0);
+    poll_until("dd's start", || {
+        exists(ov.at("copy")) && lstat(ov.at("copy")).unwrap().st_size > 0
+    });
     let mut status = None;
     poll_until("dd's end", || {
         for _ in 0..20 {
@@ -358,13 +425,17 @@ fn a_killed_waiter_lets_go(store: Store) {
     let state = format!("/proc/{}/stat", waiter.id());
     poll_until("the waiter's wait", || {
         // That program sleeps nowhere else.
-        std::fs::read_to_string(&state).unwrap_or_default().contains("(flock) S")
+        std::fs::read_to_string(&state)
+            .unwrap_or_default()
+            .contains("(flock) S")
     });
     waiter.kill().unwrap();
     poll_until("the waiter's end", || waiter.try_wait().unwrap().is_some());
     drop(holder);
     let next = open_rw(ov.at("0/0")).unwrap();
-    poll_until("the lock", || rustix::fs::flock(&next, FlockOperation::NonBlockingLockExclusive).is_ok());
+    poll_until("the lock", || {
+        rustix::fs::flock(&next, FlockOperation::NonBlockingLockExclusive).is_ok()
+    });
     // The daemon still answers everything.
     assert_eq!(list(ov.at("0")).unwrap().len(), 1);
 }
