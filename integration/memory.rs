@@ -68,13 +68,14 @@ fn visit(ov: &Overlay, files: usize) {
     }
 }
 
+/// At most what they were: the kernel tells of a closed file later, so a first count may be too high.
 #[track_caller]
 fn returns_to(daemon: &Daemon, memory: u64, fds: usize, threads: u64) {
     let mut last = (0, 0, 0);
     let back = poll_for(std::time::Duration::from_secs(60), &mut || {
         drop_caches();
         last = (daemon.memory(), daemon.fds(), daemon.threads());
-        last.0 <= memory + TOLERANCE && last.1 == fds && last.2 <= threads
+        last.0 <= memory + TOLERANCE && last.1 <= fds && last.2 <= threads
     });
     assert!(
         back,

@@ -178,7 +178,7 @@ fn equal_inode_numbers_in_two_layers(store: Store) {
                 seen.insert(fstat(file).st_ino),
                 "{path} has another's number"
             );
-            assert_eq!(pread(file, 0, 9).unwrap(), path[4..].as_bytes());
+            assert_eq!(pread(file, 0, 9).unwrap(), path.as_bytes()[4..]);
         }
         for (_, path) in &held {
             append(ov.at(path), "+").unwrap();
