@@ -90,8 +90,10 @@ fn shown_stat(result: Result<Stat>) -> Shown {
     (stat.st_uid == OWNER).then(|| SECRET.to_vec())
 }
 
+type Operation = (&'static str, fn(&Path) -> Shown);
+
 /// Every operation, on a file `f` and a directory `empty` in `dir`, and on names that are new there.
-pub const OPERATIONS: &[(&str, fn(&Path) -> Shown)] = &[
+pub const OPERATIONS: &[Operation] = &[
     ("lstat", |d| shown_stat(lstat(d.join("f")))),
     ("lstat of a directory", |d| {
         shown_stat(lstat(d.join("empty")))
