@@ -85,19 +85,20 @@ fn returns_to(daemon: &Daemon, memory: u64, fds: usize, threads: u64) {
 }
 
 /// The layers lie on a tmpfs, so that filling them takes no disk.
-fn view(files: usize) -> (Overlay, Tmpfs) {
+fn view(files: usize) -> Overlay {
     let mut tmpfs = None;
-    let ov = Overlay::new(TMPFS, |l| {
+    let mut ov = Overlay::new(TMPFS, |l| {
         tmpfs = Some(Tmpfs::new(l, 1 << 30));
         fill(l, files);
     });
-    (ov, tmpfs.unwrap())
+    ov.hold(tmpfs);
+    ov
 }
 
 #[test]
 fn inodes_looked_up_and_forgotten() {
     let files = count();
-    let (ov, _layers) = view(files);
+    let ov = view(files);
     // Whether or not there is a daemon, the walk itself must work.
     visit(&ov, files.min(2000));
     if ov.is_overlayfs() {
@@ -124,7 +125,7 @@ fn inodes_looked_up_and_forgotten() {
 #[test]
 fn memory_does_not_grow_with_what_was_ever_seen() {
     let files = count();
-    let (ov, _layers) = view(files);
+    let ov = view(files);
     if ov.is_overlayfs() {
         return;
     }
@@ -141,7 +142,7 @@ fn memory_does_not_grow_with_what_was_ever_seen() {
 #[test]
 fn files_opened_changed_and_removed() {
     let files = count() / 20;
-    let (ov, _layers) = view(files);
+    let ov = view(files);
     let churn = || {
         for n in 0..files {
             let path = ov.at(format!("{}/{}", n / 1000, n % 1000));
@@ -169,7 +170,7 @@ fn files_opened_changed_and_removed() {
 /// While files are open the daemon has a descriptor for each; afterwards none.
 #[test]
 fn descriptors_follow_open_files() {
-    let (ov, _layers) = view(500);
+    let ov = view(500);
     if ov.is_overlayfs() {
         return;
     }

@@ -134,6 +134,7 @@ pub struct Overlay {
     pub root: PathBuf,
     mounted: bool,
     // In the order in which they must go.
+    held: Vec<Box<dyn std::any::Any + Send + Sync>>,
     store: Option<Tmpfs>,
     base: tempfile::TempDir,
 }
@@ -179,11 +180,18 @@ impl Overlay {
             work,
             root,
             mounted: false,
+            held: Vec::new(),
             store,
             base,
         };
         view.mount();
         view
+    }
+
+    /// Keeps something that must go after the view and before its scratch directory, as a mount that
+    /// is one of the layers.
+    pub fn hold(&mut self, what: impl std::any::Any + Send + Sync) {
+        self.held.push(Box::new(what));
     }
 
     /// A path of the view.

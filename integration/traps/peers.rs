@@ -1,7 +1,6 @@
 //! Defects measured in other union file systems.
 
 use std::process::Command;
-use std::sync::Mutex;
 
 use crate::harness::*;
 
@@ -116,8 +115,7 @@ fn an_acl_question_that_squashfs_refuses(store: Store) {
     }
     let mut squashed = None;
     let mut mounted = false;
-    // Declared first, so that it goes after the view.
-    let ov = Overlay::build(target(), store, 1, |l, _| {
+    let mut ov = Overlay::build(target(), store, 1, |l, _| {
         let status = Command::new("mount")
             .args(["-t", "squashfs", "-o", "loop,ro"])
             .args([&file, &l[0]])
@@ -131,6 +129,7 @@ fn an_acl_question_that_squashfs_refuses(store: Store) {
     if !mounted {
         return eprintln!("skipped: squashfs can't be mounted here");
     }
+    ov.hold(squashed);
     as_user(1000, 1000, &[2000], || {
         assert_eq!(read(ov.at("dir/f")).unwrap(), b"squashed");
         assert_eq!(read(ov.at("group")).unwrap(), b"for a group");
@@ -146,52 +145,48 @@ fn an_acl_question_that_squashfs_refuses(store: Store) {
     chmod(ov.at("group"), 0o600).unwrap();
     assert_eq!(perm(ov.at("group")), 0o600);
     unlink(ov.at("group")).unwrap();
-    drop(ov);
 }
 
 fn equal_inode_numbers_in_two_layers(store: Store) {
     // Two file systems made the same way give the same numbers to different files.
-    let tmpfs = Mutex::new(Vec::new());
-    {
-        let ov = Overlay::layered(store, 2, |l| {
-            for (i, lower) in l.iter().enumerate() {
-                tmpfs.lock().unwrap().push(Tmpfs::new(lower, 1 << 20));
-                mkdir(lower.join("dir"), 0o755).unwrap();
-                for n in 0..10 {
-                    write(lower.join(format!("dir/{i}-{n}")), format!("{i}-{n}")).unwrap();
-                }
-            }
+    let mut tmpfs = Vec::new();
+    let mut ov = Overlay::layered(store, 2, |l| {
+        for (i, lower) in l.iter().enumerate() {
+            tmpfs.push(Tmpfs::new(lower, 1 << 20));
+            mkdir(lower.join("dir"), 0o755).unwrap();
             for n in 0..10 {
-                let numbers =
-                    [0, 1].map(|i| lstat(l[i].join(format!("dir/{i}-{n}"))).unwrap().st_ino);
-                assert_eq!(numbers[0], numbers[1], "the layers of this test");
+                write(lower.join(format!("dir/{i}-{n}")), format!("{i}-{n}")).unwrap();
             }
-        });
-        let mut seen = std::collections::BTreeSet::new();
-        let held: Vec<_> = ["0", "1"]
-            .iter()
-            .flat_map(|i| (0..10).map(move |n| format!("dir/{i}-{n}")))
-            .map(|path| (open_r(ov.at(&path)).unwrap(), path))
-            .collect();
-        for (file, path) in &held {
-            assert!(
-                seen.insert(fstat(file).st_ino),
-                "{path} has another's number"
-            );
-            assert_eq!(pread(file, 0, 9).unwrap(), path.as_bytes()[4..]);
         }
-        for (_, path) in &held {
-            append(ov.at(path), "+").unwrap();
+        for n in 0..10 {
+            let numbers = [0, 1].map(|i| lstat(l[i].join(format!("dir/{i}-{n}"))).unwrap().st_ino);
+            assert_eq!(numbers[0], numbers[1], "the layers of this test");
         }
-        for (file, path) in &held {
-            assert_eq!(
-                read(ov.at(path)).unwrap(),
-                format!("{}+", &path[4..]).as_bytes()
-            );
-            assert_eq!(pread(file, 0, 9).unwrap().len(), 4);
-        }
+    });
+    ov.hold(tmpfs);
+    let mut seen = std::collections::BTreeSet::new();
+    let held: Vec<_> = ["0", "1"]
+        .iter()
+        .flat_map(|i| (0..10).map(move |n| format!("dir/{i}-{n}")))
+        .map(|path| (open_r(ov.at(&path)).unwrap(), path))
+        .collect();
+    for (file, path) in &held {
+        assert!(
+            seen.insert(fstat(file).st_ino),
+            "{path} has another's number"
+        );
+        assert_eq!(pread(file, 0, 9).unwrap(), path.as_bytes()[4..]);
     }
-    drop(tmpfs);
+    for (_, path) in &held {
+        append(ov.at(path), "+").unwrap();
+    }
+    for (file, path) in &held {
+        assert_eq!(
+            read(ov.at(path)).unwrap(),
+            format!("{}+", &path[4..]).as_bytes()
+        );
+        assert_eq!(pread(file, 0, 9).unwrap().len(), 4);
+    }
 }
 
 fn a_directory_listed_empty_while_full(store: Store) {
