@@ -9,7 +9,7 @@ use super::{Inode, View};
 use crate::layer::copyup::Origin;
 use crate::layer::{Found, Layer};
 use crate::rules::Pos;
-use crate::sys::obj::{self, Stat};
+use crate::sys::obj::{self, SetTime, Stat};
 use crate::sys::{Errno, Res};
 
 /// How much of a file is copied.
@@ -58,11 +58,16 @@ impl View {
             .ok_or(Errno::STALE)?;
         let dir = self.parent_in_upper(&link.parent, here.pos, &here.path)?;
         let layer = &self.layers[upper as usize];
-        match self.copy(layer, &here, data, |origin| {
-            layer.copy_up(&dir, name, origin)
-        }) {
+        let before = obj::stat(&dir)?;
+        let copy = |origin: &Origin<'_>| layer.copy_up(&dir, name, origin);
+        match self.copy(layer, &here, data, copy) {
+            // To the node nothing was added to this directory (as overlayfs' ovl_copy_up_one).
+            Ok(()) => {
+                let time = |(s, n)| SetTime::At(s, n);
+                obj::set_times(&dir, time(before.atime), time(before.mtime))?;
+            }
             // Someone else put something there: what it is decides the next look.
-            Ok(()) | Err(Errno::EXIST) => {}
+            Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
         }
         let copied = self.object(inode)?;
