@@ -204,7 +204,7 @@ impl View {
             Outcome::Here(here) => (
                 kind_word(here.kind()).into(),
                 Some(here.attr.number),
-                self.from_words(here),
+                self.origin_words(here),
             ),
             Outcome::Absent { whiteout: true } => {
                 ("nothing".into(), None, "deleted in the upper".into())
@@ -269,7 +269,7 @@ impl View {
         full
     }
 
-    fn from_words(&self, here: &Here) -> String {
+    fn origin_words(&self, here: &Here) -> String {
         let label = |src: &Src| self.layer(*src).spec().label.clone();
         match &here.source {
             Source::One(src) => label(src),

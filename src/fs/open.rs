@@ -52,6 +52,7 @@ pub struct OpenFile {
 
 impl OpenFile {
     pub(super) fn new(inode: Arc<Inode>, how: OpenHow, file: OwnedFd, epoch: u32) -> OpenFile {
+        inode.data.opens.fetch_add(1, Ordering::Relaxed);
         let file = RwLock::new(Arc::new(file));
         OpenFile {
             inode,
@@ -68,6 +69,12 @@ impl OpenFile {
 
     pub(super) fn writes(&self) -> bool {
         self.how.writes()
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.inode.data.opens.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -60,7 +60,7 @@ impl View {
         let layer = &self.layers[upper as usize];
         let before = obj::stat(&dir)?;
         let copy = |origin: &Origin<'_>| layer.copy_up(&dir, name, origin);
-        match self.copy(layer, &here, data, copy) {
+        match self.with_room(|| self.copy(layer, &here, data, copy)) {
             // To the node nothing was added to this directory (as overlayfs' ovl_copy_up_one).
             Ok(()) => {
                 let time = |(s, n)| SetTime::At(s, n);
@@ -83,9 +83,11 @@ impl View {
         let layer = &self.layers[upper as usize];
         let root = layer.root()?;
         let mut copy = None;
-        self.copy(layer, here, data, |origin| {
-            copy = Some(layer.copy_unnamed(&root, origin)?);
-            Ok(())
+        self.with_room(|| {
+            self.copy(layer, here, data, |origin| {
+                copy = Some(layer.copy_unnamed(&root, origin)?);
+                Ok(())
+            })
         })?;
         let mut state = inode.data.state.write();
         state.orphan = copy.map(|fd| {
@@ -242,7 +244,14 @@ impl View {
         };
         self.inodes.unlink(&inode, parent, name);
         if inode.is_nameless() {
-            inode.data.state.write().orphan = orphan;
+            let regular = {
+                let mut state = inode.data.state.write();
+                state.orphan = orphan;
+                state.kind == libc::S_IFREG
+            };
+            if regular {
+                self.note_removed(&inode);
+            }
         }
     }
 }
