@@ -15,13 +15,13 @@ build: ## the program, optimised: target/release/statelite
 install: build ## the program, man pages, completions and mount.statelite, below PREFIX and /sbin
 	@PREFIX=$(PREFIX) integration/install.sh
 
-demo: build ## three nodes from one Debian image, with real programs in them; under a minute
+demo: setup build ## three nodes from one Debian image, with real programs in them; under a minute
 	@integration/demo.sh
 
-test: build ## unit and integration tests, then the foreign suites in their short form
+test: setup build ## unit and integration tests, then the foreign suites in their short form
 	@integration/run.sh ci $(KIND)
 
-test-all: build ## the same with the suites in full: about an hour and a half
+test-all: setup build ## the same with the suites in full: about an hour and a half
 	@integration/run.sh full $(KIND)
 
 bench: build ## what a request costs, by criterion

@@ -82,7 +82,9 @@ fn copy_up(c: &mut Criterion) {
                 (dir, view, file)
             },
             |(dir, view, file)| {
-                let handle = view.open(file, OpenHow::from_raw(libc::O_RDWR), ME).unwrap();
+                let handle = view
+                    .open(file, OpenHow::from_raw(libc::O_RDWR), ME)
+                    .unwrap();
                 view.release(handle);
                 (dir, view)
             },

@@ -28,14 +28,12 @@ is() { [ "$out" = "$1" ] || { say "expected: $1"; return 1; }; }
 refused() { [ "$status" != 0 ] && has "$1"; }
 statelite() { "$STATELITE" --config "$demo/statelite.toml" "$@"; }
 
-mkdir -p "$demo"/{tables,image/rootimg,persistent,state,run,tmpfs,nodes/{cn1,cn2,login1}} "$demo"/litetree/{site,rack/r1,rack/r2,node/cn1,node/cn2,node/login1}/etc
+mkdir -p "$demo"/{tables,image/rootimg,persistent,tmpfs,nodes/{cn1,cn2,login1}} "$demo"/litetree/{site,rack/r1,rack/r2,node/cn1,node/cn2,node/login1}/etc
 mount --bind "$cache/image" "$demo/image/rootimg"; mount -o remount,bind,ro "$demo/image/rootimg"
 for t in "$repo"/integration/fixtures/demo/*.csv; do case $t in */litefile-*) ;; *) sed "s|@DEMO@|$demo|g" "$t" >"$demo/tables/${t##*/}" ;; esac; done
 cat "$repo"/integration/fixtures/demo/litefile-{rh,demo}.csv >"$demo/tables/litefile.csv"
 cat >"$demo/statelite.toml" <<TOML
 tables = "$demo/tables"
-state_dir = "$demo/state"
-run_dir = "$demo/run"
 tmpfs_dir = "$demo/tmpfs"
 cache_lifetime = "1s"
 TOML

@@ -27,12 +27,6 @@ pub struct Config {
     /// Directory of the tables: one `<table>.csv` each, as `tabdump` prints them.
     #[serde(deserialize_with = "absolute")]
     pub tables: PathBuf,
-    /// What must outlive the daemon: number tables, the state of sessions.
-    #[serde(deserialize_with = "absolute")]
-    pub state_dir: PathBuf,
-    /// Sockets and mount points that live as long as the boot.
-    #[serde(deserialize_with = "absolute")]
-    pub run_dir: PathBuf,
     /// The tmpfs uppers: one tmpfs a node is mounted below this directory.
     #[serde(deserialize_with = "absolute")]
     pub tmpfs_dir: PathBuf,
@@ -85,8 +79,6 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             tables: "/etc/statelite/tables".into(),
-            state_dir: "/var/lib/statelite".into(),
-            run_dir: "/run/statelite".into(),
             tmpfs_dir: "/run/statelite/tmpfs".into(),
             tmpfs_size: TmpfsSize::Bytes(1 << 30),
             tmpfs_sizes: BTreeMap::new(),
@@ -529,7 +521,7 @@ mod tests {
             .trim_end_matches(')')
             .split(", ")
             .collect();
-        assert!(keys.len() >= 22, "{keys:?}");
+        assert!(keys.len() >= 20, "{keys:?}");
         for key in keys {
             let at = EXAMPLE
                 .find(&format!("\n{key} = "))

@@ -102,7 +102,7 @@ fn text(node: &str, image: &str, row: Option<&RuleRow>, why: &Explanation) -> St
         );
     }
     let shows = match why.number {
-        Some(number) => format!("{}, inode {number}, from {}", why.shows, why.from),
+        Some(number) => format!("{}, inode {number}, {}", why.shows, why.from),
         None => format!("{}: {}", why.shows, why.from),
     };
     line("shows", &shows);

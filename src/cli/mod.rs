@@ -86,10 +86,13 @@ pub fn main() -> ExitCode {
     match run(&cli) {
         Ok(code) => code,
         Err(error) => {
-            // What a child in the background said is on standard error already.
-            match error.downcast_ref::<RunError>() {
-                Some(RunError::NotReady { code }) => {
+            match (error.downcast_ref::<RunError>(), &cli.command) {
+                // What a child in the background said has been passed on.
+                (Some(RunError::NotReady { code }), _) => {
                     return ExitCode::from((*code).clamp(1, 255) as u8);
+                }
+                (_, Command::Mount(args)) if args.in_background() => {
+                    crate::fleet::report_failure(&*error);
                 }
                 _ => eprintln!("statelite: {error}"),
             }
@@ -120,18 +123,19 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     }
 }
 
-/// `lasting`: the process stays and its log is kept; one that answers and ends logs warnings only.
+/// `lasting`: the process stays and its log is kept; one that answers and ends logs errors only.
 fn start_logging(globals: &Globals, config: &Config, lasting: bool) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
     let words = match &globals.log {
         Some(words) => words,
         None if lasting => &config.log,
-        None => "warn",
+        None => "error",
     };
     let filter = EnvFilter::try_new(words)
         .map_err(|e| format!("log filter {words:?}: {e}; try info, or statelite::fs=debug"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(rustix::termios::isatty(std::io::stderr()))
         .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => log.init(),

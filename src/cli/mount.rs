@@ -57,6 +57,11 @@ impl MountArgs {
         self.foreground
     }
 
+    /// Is this the process that a mount in the background runs in?
+    pub(super) fn in_background(&self) -> bool {
+        self.background
+    }
+
     fn node(&self) -> Option<&Path> {
         (self.node_and_point.len() == 2).then(|| self.node_and_point[0].as_path())
     }

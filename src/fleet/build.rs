@@ -2,7 +2,7 @@
 //! the image, the rule tree compiled.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,15 +19,13 @@ use crate::tables::{LiteOption, Location, NodeSpec, Origin, Problem, RuleRow};
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The image is not there.
-    #[error("node {node}: image {image}: {path}: {why}; has genimage been run?")]
+    #[error("node {node}: image {image} is missing: {why}; has genimage been run?")]
     Image {
         /// The node.
         node: String,
         /// The image's name.
         image: String,
-        /// Its root tree.
-        path: PathBuf,
-        /// What is wrong.
+        /// Its root tree, and what is wrong.
         why: String,
     },
     /// Something could not be mounted.
@@ -92,6 +90,7 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
             count: spec.trees.len(),
         });
     }
+    let image = image_layer(spec)?;
     if purpose == Use::Mount {
         stores::ensure_tmpfs(config, spec).map_err(failed)?;
         if config.mount_remote {
@@ -111,7 +110,6 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
             }
         }
     }
-    let image = image_layer(spec)?;
     let mut problems = Vec::new();
     let (compiled, rows) = rules_of(spec, config, &image, &mut problems)?;
     let mut layers = vec![image];
@@ -142,8 +140,12 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
         });
     }
     if let Some(dir) = &config.localdisk_dir {
-        roles.localdisk = add(kept_layer("localdisk", dir, spec, config, purpose));
+        roles.localdisk = add(LayerSpec {
+            require_mount: listed_mount(dir, config),
+            ..kept_layer("localdisk", dir, spec, config, purpose)
+        });
     }
+    problems.extend(missing(spec, config, &layers, &roles));
     let view = View::new(ViewSpec {
         name: node(),
         rules: compiled,
@@ -170,6 +172,35 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
     })
 }
 
+/// Litetrees and stores that are not there now: no error, since they may come.
+fn missing(spec: &NodeSpec, config: &Config, layers: &[Arc<Layer>], roles: &Roles) -> Vec<Problem> {
+    let why = |layer: u8| layers[layer as usize].missing();
+    let trees = roles
+        .trees
+        .iter()
+        .zip(&spec.trees)
+        .filter_map(|(layer, tree)| {
+            let help = match tree.location.require_mount {
+                true => "until it is mounted, what a rule governs answers EIO",
+                false => "until it is there, it counts as empty",
+            };
+            Some(Problem::warning(tree.at.clone(), why(*layer)?, help))
+        });
+    let help = "until it is there, what it governs answers EIO";
+    let store = roles
+        .persistent
+        .zip(spec.store.as_ref())
+        .and_then(|(layer, store)| Some(Problem::warning(store.at.clone(), why(layer)?, help)));
+    let disk = roles.localdisk.and_then(why).map(|why| {
+        let at = Origin {
+            file: config.tables.clone(),
+            ..Origin::default()
+        };
+        Problem::warning(at, format!("localdisk_dir: {why}"), help)
+    });
+    trees.chain(store).chain(disk).collect()
+}
+
 /// The layer that is missing says it better than its errno.
 fn why(layers: &[Arc<Layer>], error: Errno) -> String {
     let missing = layers.iter().find_map(|layer| {
@@ -178,7 +209,10 @@ fn why(layers: &[Arc<Layer>], error: Errno) -> String {
             .filter(|_| !layer.spec().optional)
             .map(|why| format!("the {} is missing: {why}", layer.spec().label))
     });
-    missing.unwrap_or_else(|| format!("trying out its layers: {error}"))
+    missing.unwrap_or_else(|| match error {
+        Errno::BUSY => "it is mounted already: another process writes to its uppers".into(),
+        error => format!("trying out its layers: {error}"),
+    })
 }
 
 fn image_layer(spec: &NodeSpec) -> Result<Arc<Layer>, BuildError> {
@@ -195,23 +229,25 @@ fn image_layer(spec: &NodeSpec) -> Result<Arc<Layer>, BuildError> {
         Some(why) => Err(BuildError::Image {
             node: spec.node.clone(),
             image: spec.image.name.clone(),
-            path: spec.image.rootimg.clone(),
             why,
         }),
     }
 }
 
 fn mount_rule(location: &Location, config: &Config) -> Option<MountRule> {
-    if !location.require_mount {
-        return None;
-    }
+    let any = location.require_mount.then_some(MountRule::Any);
+    any.map(|any| listed_mount(&location.path, config).unwrap_or(any))
+}
+
+/// The `require_mount` path at or above a directory; the longest is the nearest.
+fn listed_mount(path: &Path, config: &Config) -> Option<MountRule> {
     let listed = config
         .require_mount
         .iter()
-        .filter(|path| location.path.starts_with(path));
-    // The longest is the nearest to the store.
-    let at = listed.max_by_key(|path| path.as_os_str().len());
-    Some(at.map_or(MountRule::Any, |path| MountRule::At(path.clone())))
+        .filter(|listed| path.starts_with(listed));
+    listed
+        .max_by_key(|listed| listed.as_os_str().len())
+        .map(|at| MountRule::At(at.clone()))
 }
 
 fn form(config: &Config) -> FormChoice {
@@ -252,7 +288,7 @@ fn kept_layer(
         base: base.into(),
         sub: Some(spec.node.clone().into_bytes()),
         require_mount: None,
-        optional: purpose == Use::Look,
+        optional: false,
         upper: Some(UpperSpec {
             work: None,
             form: form(config),

@@ -13,4 +13,4 @@ pub mod stores;
 pub use build::{BuildError, Built, Use, node_view};
 pub use plain::{PlainSpec, plain_view};
 pub use reset::{ResetError, reset};
-pub use run::{Background, RunError, run_foreground, start_background};
+pub use run::{Background, RunError, report_failure, run_foreground, start_background};

@@ -42,13 +42,20 @@ pub enum PlainError {
     #[error("{0} lower directories; at most 200 can be stacked")]
     TooMany(usize),
     /// The store refused to be tried out.
-    #[error("{path}: {error}; the upper must be on a file system that can be written to")]
+    #[error("{path}: {error}; {}", upper_hint(.error))]
     Upper {
         /// The upper.
         path: PathBuf,
         /// What it answered.
         error: crate::sys::Errno,
     },
+}
+
+fn upper_hint(error: &crate::sys::Errno) -> &'static str {
+    match *error {
+        crate::sys::Errno::BUSY => "another mount writes to this upper",
+        _ => "the upper must be on a file system that can be written to",
+    }
 }
 
 /// Builds the view.

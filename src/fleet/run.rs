@@ -15,6 +15,11 @@ use crate::pool::Pool;
 /// What the background process says once requests are served.
 const READY: &str = "ready";
 
+/// Says on standard output why the mount failed: standard error may be a log file.
+pub fn report_failure(error: &dyn std::error::Error) {
+    println!("statelite: {error}");
+}
+
 /// Why a view is not mounted any more, or never was.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -63,16 +68,16 @@ pub fn run_foreground(
     let mut signals =
         signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP])
             .map_err(RunError::Signals)?;
-    let mut mounted = fuse::mount(adapter, point, threads)?;
+    let point = &std::path::absolute(point).map_err(RunError::Background)?;
+    let mounted = fuse::mount(adapter, point, threads)?;
     tracing::info!(view = name, point = %point.display(), "mounted");
-    let mut unmounter = mounted.unmounter();
     let stop = signals.handle();
-    let unmounts = point.to_owned();
+    let unmounts = point.clone();
     let waiter = std::thread::spawn(move || {
         for signal in signals.forever() {
             tracing::info!(signal, point = %unmounts.display(), "asked to stop");
-            if let Err(error) = unmounter.unmount() {
-                tracing::error!(%error, point = %unmounts.display(), "still in use; not unmounted");
+            if let Err(error) = fuse::unmount(&unmounts) {
+                tracing::error!(%error, point = %unmounts.display(), "not unmounted; asking again is possible");
                 continue;
             }
             return;
@@ -137,21 +142,30 @@ pub fn start_background(args: Vec<OsString>, log: Option<&Path>) -> Result<(), R
         .stderr(stderr)
         .process_group(0);
     let mut child = command.spawn().map_err(RunError::Background)?;
+    // Read beside the word: a child with much to say must not wait for us.
+    let said = child.stderr.take().map(|mut err| {
+        std::thread::spawn(move || {
+            let mut said = String::new();
+            err.read_to_string(&mut said).map(|_| said)
+        })
+    });
     let mut word = String::new();
     if let Some(out) = child.stdout.take() {
-        BufReader::new(out)
-            .read_line(&mut word)
-            .map_err(RunError::Background)?;
+        let mut out = BufReader::new(out);
+        out.read_line(&mut word).map_err(RunError::Background)?;
+        if word.trim_end() != READY {
+            out.read_to_string(&mut word)
+                .map_err(RunError::Background)?;
+        }
+    }
+    // It ends when the process ends, or lets go of it once it is ready.
+    if let Some(Ok(said)) = said.map(std::thread::JoinHandle::join) {
+        eprint!("{}", said.map_err(RunError::Background)?);
     }
     if word.trim_end() == READY {
         return Ok(());
     }
-    let mut said = String::new();
-    if let Some(mut err) = child.stderr.take() {
-        err.read_to_string(&mut said)
-            .map_err(RunError::Background)?;
-    }
-    eprint!("{said}");
+    eprint!("{word}");
     let status = child.wait().map_err(RunError::Background)?;
     Err(RunError::NotReady {
         code: status.code().unwrap_or(1),

@@ -82,7 +82,7 @@ enum Walk {
     Done {
         dir: Dir,
         name: Vec<u8>,
-        outcome: Outcome,
+        outcome: Res<Outcome>,
     },
     /// The root itself.
     Root(Box<Here>),
@@ -105,8 +105,8 @@ impl View {
                 continue;
             }
             let last = todo.is_empty();
-            let outcome = self.resolve(&dir, &name)?;
-            if let Outcome::Here(here) = &outcome
+            let outcome = self.resolve(&dir, &name);
+            if let Ok(Outcome::Here(here)) = &outcome
                 && here.kind() == libc::S_IFLNK
                 && (!last || follow_last)
             {
@@ -128,7 +128,7 @@ impl View {
             if last {
                 return Ok(Walk::Done { dir, name, outcome });
             }
-            let next = match outcome {
+            let next = match outcome? {
                 Outcome::Here(here) => here.into_dir()?,
                 Outcome::Absent { .. } => Dir {
                     path: join(&dir.path, &name),
@@ -141,7 +141,7 @@ impl View {
         match (dir.path.is_empty(), above.pop()) {
             (false, Some(parent)) => {
                 let name = crate::sys::obj::split(&dir.path).1.to_vec();
-                let outcome = self.resolve(&parent, &name)?;
+                let outcome = self.resolve(&parent, &name);
                 Ok(Walk::Done {
                     dir: parent,
                     name,
@@ -178,17 +178,17 @@ impl View {
             Walk::Root(here) => {
                 let pos = self.rules.root();
                 let stack = self.stack(self.rules.zone(pos.zone));
-                (Vec::new(), pos, stack, Outcome::Here(here))
+                (Vec::new(), pos, stack, Ok(Outcome::Here(here)))
             }
         };
         let zone = self.rules.zone(pos.zone);
         let winners: Vec<Src> = match &outcome {
-            Outcome::Here(here) => match &here.source {
+            Ok(Outcome::Here(here)) => match &here.source {
                 Source::Dir(srcs) | Source::Con(srcs) => srcs.to_vec(),
                 Source::One(src) => vec![*src],
                 _ => Vec::new(),
             },
-            Outcome::Absent { .. } => Vec::new(),
+            Ok(Outcome::Absent { .. }) | Err(_) => Vec::new(),
         };
         let layers = candidates
             .iter()
@@ -201,15 +201,16 @@ impl View {
             })
             .collect();
         let (shows, number, from) = match &outcome {
-            Outcome::Here(here) => (
+            Ok(Outcome::Here(here)) => (
                 kind_word(here.kind()).into(),
                 Some(here.attr.number),
                 self.origin_words(here),
             ),
-            Outcome::Absent { whiteout: true } => {
+            Ok(Outcome::Absent { whiteout: true }) => {
                 ("nothing".into(), None, "deleted in the upper".into())
             }
-            Outcome::Absent { .. } => ("nothing".into(), None, "no layer has it".into()),
+            Ok(Outcome::Absent { .. }) => ("nothing".into(), None, "no layer has it".into()),
+            Err(error) => ("an error".into(), None, error.to_string()),
         };
         let writes_to = self
             .writable(pos)
@@ -272,12 +273,12 @@ impl View {
     fn origin_words(&self, here: &Here) -> String {
         let label = |src: &Src| self.layer(*src).spec().label.clone();
         match &here.source {
-            Source::One(src) => label(src),
+            Source::One(src) => format!("from {}", label(src)),
             Source::Dir(srcs) if srcs.is_empty() => "only the view: a rule calls for it".into(),
             Source::Dir(srcs) => {
                 let labels: Vec<String> = srcs.iter().map(label).collect();
                 if labels.len() == 1 {
-                    labels[0].clone()
+                    format!("from {}", labels[0])
                 } else {
                     format!("merged from {}", labels.join(", "))
                 }
@@ -303,10 +304,7 @@ impl View {
                     let to = why
                         .writes_to
                         .map_or("nothing is written".into(), |to| format!("writes to {to}"));
-                    format!(
-                        "{path}: {}: {} from {}; {to}",
-                        why.option, why.shows, why.from
-                    )
+                    format!("{path}: {}: {} {}; {to}", why.option, why.shows, why.from)
                 }
                 Err(e) => format!("{path}: {}: {e}", option_word(zone)),
             };

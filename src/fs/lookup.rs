@@ -94,6 +94,9 @@ impl View {
     /// The kernel forgets lookups.
     pub fn forget(&self, number: u64, count: u64) {
         self.inodes.forget(number, count);
+        if self.inodes.shrink() {
+            crate::sys::memory::give_back();
+        }
     }
 
     /// A symlink's target.

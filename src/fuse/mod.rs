@@ -7,4 +7,4 @@ mod mount;
 mod reply;
 
 pub use adapter::Adapter;
-pub use mount::{MountError, MountPoint, mount};
+pub use mount::{MountError, MountPoint, mount, unmount};

@@ -3,15 +3,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, Session, SessionACL};
 
 use super::Adapter;
+use crate::sys::{Errno, fusemount};
 
 /// Why a view could not be mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// The mount point is no directory.
-    #[error("{path}: {error}; the mount point must be an existing directory")]
+    #[error("{path}: {error}; {}", point_hint(.error))]
     Point {
         /// The mount point.
         path: PathBuf,
@@ -36,6 +37,14 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+fn point_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        // A view whose daemon was killed.
+        Some(libc::ENOTCONN) => "nothing serves what is mounted there: umount it first",
+        _ => "the mount point must be an existing directory",
+    }
+}
+
 /// A mounted view, not yet serving.
 #[derive(Debug)]
 pub struct MountPoint {
@@ -54,22 +63,31 @@ pub fn mount(adapter: Adapter, point: &Path, threads: usize) -> Result<MountPoin
     if !std::fs::metadata(point).map_err(failed)?.is_dir() {
         return Err(failed(io::Error::from_raw_os_error(libc::ENOTDIR)));
     }
+    let refused = |error: io::Error| MountError::Kernel {
+        path: point.into(),
+        error,
+    };
+    let source = format!("statelite:{}", adapter.name());
+    let device = fusemount::mount(&source, point).map_err(|e| refused(e.into()))?;
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(format!("statelite:{}", adapter.name())),
-        MountOption::Subtype("statelite".into()),
-        MountOption::DefaultPermissions,
-        MountOption::Suid,
-        MountOption::Dev,
-    ];
     config.acl = SessionACL::All;
     config.n_threads = Some(threads.max(1));
     config.clone_fd = threads > 1;
-    let session = Session::new(adapter, point, &config).map_err(|error| MountError::Kernel {
-        path: point.into(),
-        error,
-    })?;
-    Ok(MountPoint { session })
+    match Session::from_fd(adapter, device, SessionACL::All, config) {
+        Ok(session) => Ok(MountPoint { session }),
+        Err(error) => {
+            unmount(point).map_err(|e| refused(e.into()))?;
+            Err(refused(error))
+        }
+    }
+}
+
+/// Unmounts what is on top at a mount point, unless it is in use; the session then ends.
+///
+/// # Errors
+/// `EBUSY` while it is in use.
+pub fn unmount(point: &Path) -> Result<(), Errno> {
+    fusemount::unmount(point)
 }
 
 impl MountPoint {
@@ -79,10 +97,5 @@ impl MountPoint {
     /// What reading requests answers, other than that the view was unmounted.
     pub fn run(self) -> io::Result<()> {
         self.session.run()
-    }
-
-    /// Ends a session from another thread, by unmounting.
-    pub fn unmounter(&mut self) -> fuser::SessionUnmounter {
-        self.session.unmount_callable()
     }
 }

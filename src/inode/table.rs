@@ -5,7 +5,7 @@
 //! a path can always be put together; the two counts change only here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -114,7 +114,13 @@ pub enum Naming {
 #[derive(Debug)]
 pub struct Table<D> {
     map: DashMap<u64, Slot<D>>,
+    count: AtomicUsize,
+    /// The most entries since the map was last made smaller.
+    peak: AtomicUsize,
 }
+
+/// A map that never held more than this is never made smaller.
+const SMALL: usize = 8192;
 
 /// Two different paths have the same number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -131,7 +137,11 @@ impl<D> Table<D> {
             children: AtomicU64::new(0),
         });
         map.insert(id::ROOT, Slot { inode, lookups: 1 });
-        Table { map }
+        Table {
+            map,
+            count: AtomicUsize::new(1),
+            peak: AtomicUsize::new(1),
+        }
     }
 
     /// The inode of a number that the kernel has been told.
@@ -141,12 +151,12 @@ impl<D> Table<D> {
 
     /// How many inodes there are, the root included.
     pub fn len(&self) -> usize {
-        self.map.len()
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Never true: the root is always there.
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.len() == 0
     }
 
     /// Counts one lookup of `number`, found as `name` in `parent`, and returns its inode, made by
@@ -180,6 +190,8 @@ impl<D> Table<D> {
                     inode: inode.clone(),
                     lookups: 1,
                 });
+                let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+                self.peak.fetch_max(count, Ordering::Relaxed);
                 inode
             }
             Entry::Occupied(mut slot) => {
@@ -207,6 +219,22 @@ impl<D> Table<D> {
             slot.lookups = slot.lookups.saturating_sub(count);
         }
         self.drop_unused(number);
+    }
+
+    /// Makes the map smaller once most of what it held is forgotten. True where it did: what
+    /// was freed can go back to the system.
+    pub fn shrink(&self) -> bool {
+        let (count, peak) = (self.len(), self.peak.load(Ordering::Relaxed));
+        if peak <= SMALL || count > peak / 8 {
+            return false;
+        }
+        let mine = self
+            .peak
+            .compare_exchange(peak, count, Ordering::Relaxed, Ordering::Relaxed);
+        if mine.is_ok() {
+            self.map.shrink_to_fit();
+        }
+        mine.is_ok()
     }
 
     /// A name is gone.
@@ -262,6 +290,7 @@ impl<D> Table<D> {
                 .map
                 .remove_if(&number, |_, slot| number != id::ROOT && unused(slot));
             let Some((_, slot)) = removed else { continue };
+            self.count.fetch_sub(1, Ordering::Relaxed);
             for link in std::mem::take(&mut *slot.inode.links.write()) {
                 link.parent.children.fetch_sub(1, Ordering::Relaxed);
                 todo.push(link.parent.number);
@@ -366,6 +395,22 @@ mod tests {
         assert_eq!(a.links().len(), 2);
         table.unlink(&a, &root, b"a");
         assert_eq!(a.path().unwrap(), b"b");
+    }
+
+    #[test]
+    fn a_map_that_was_large_gets_small_again() {
+        let table = Table::new(());
+        let root = table.get(id::ROOT).unwrap();
+        for n in 0..20_000 {
+            add(&table, &root, &n.to_string(), n + 10);
+        }
+        assert!(!table.shrink());
+        for n in 0..19_000 {
+            table.forget(n + 10, 1);
+        }
+        assert!(table.shrink() && !table.shrink());
+        assert_eq!(table.len(), 1001);
+        assert!(table.get(19_999 + 10).is_some());
     }
 
     #[test]

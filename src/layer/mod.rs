@@ -90,6 +90,8 @@ pub struct Layer {
     spec: LayerSpec,
     root: Root,
     caps: OnceLock<Caps>,
+    /// The work directory, locked: nobody else writes to this upper.
+    taken: OnceLock<OwnedFd>,
     /// liteimg has been run on it: chains into `.statelite/tmpfs` are read through.
     liteimg: bool,
 }
@@ -102,6 +104,7 @@ impl Layer {
             spec,
             root,
             caps: OnceLock::new(),
+            taken: OnceLock::new(),
             liteimg: false,
         };
         layer.liteimg = layer.spec.upper.is_none()

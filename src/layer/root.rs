@@ -31,6 +31,8 @@ pub enum MountRule {
 struct State {
     fd: Option<Arc<OwnedFd>>,
     why: Option<String>,
+    /// The store is there, and has nothing of this node yet (a layer that is only looked at).
+    empty: bool,
     checked: Option<Instant>,
 }
 
@@ -48,7 +50,7 @@ impl Root {
         }
         match &state.fd {
             Some(fd) => Ok(fd.clone()),
-            None if spec.optional => Err(Errno::NOENT),
+            None if spec.optional || state.empty => Err(Errno::NOENT),
             None => Err(Errno::IO),
         }
     }
@@ -66,7 +68,11 @@ impl State {
     fn recheck(&mut self, spec: &LayerSpec) {
         self.checked = Some(Instant::now());
         match open(spec) {
-            Ok((fd, stat)) => {
+            Ok(None) => {
+                (self.fd, self.why, self.empty) = (None, None, true);
+            }
+            Ok(Some((fd, stat))) => {
+                self.empty = false;
                 if self.why.take().is_some() {
                     tracing::info!(layer = spec.label, path = %spec.base.display(), "is there again");
                 }
@@ -82,14 +88,14 @@ impl State {
                 if self.why.is_none() && !spec.optional {
                     tracing::warn!(layer = spec.label, path = %spec.base.display(), %why, "is missing");
                 }
-                self.fd = None;
-                self.why = Some(why);
+                (self.fd, self.why, self.empty) = (None, Some(why), false);
             }
         }
     }
 }
 
-fn open(spec: &LayerSpec) -> Result<(OwnedFd, Stat), String> {
+/// The root, or `None` for an upper that is only looked at and has not been made yet.
+fn open(spec: &LayerSpec) -> Result<Option<(OwnedFd, Stat)>, String> {
     let shown = spec.base.display();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // The administrator's own path: its symlinks are followed, and an automounter mounts.
@@ -100,7 +106,7 @@ fn open(spec: &LayerSpec) -> Result<(OwnedFd, Stat), String> {
     }
     let Some(sub) = &spec.sub else {
         let stat = obj::stat(&base).map_err(|e| format!("{shown}: {e}"))?;
-        return Ok((base, stat));
+        return Ok(Some((base, stat)));
     };
     let named = |e: Errno| format!("{shown}/{}: {e}", String::from_utf8_lossy(sub));
     let mut found = obj::open_beneath(base.as_fd(), sub, flags, Mode::empty());
@@ -112,9 +118,12 @@ fn open(spec: &LayerSpec) -> Result<(OwnedFd, Stat), String> {
         make_dir(&base, sub).map_err(named)?;
         found = obj::open_beneath(base.as_fd(), sub, flags, Mode::empty());
     }
+    if matches!(found, Err(Errno::NOENT)) && spec.upper.is_some() {
+        return Ok(None);
+    }
     let fd = found.map_err(named)?;
     let stat = obj::stat(&fd).map_err(named)?;
-    Ok((fd, stat))
+    Ok(Some((fd, stat)))
 }
 
 fn make_dir(base: &OwnedFd, path: &[u8]) -> Res<()> {

@@ -7,6 +7,8 @@ pub mod close;
 pub mod copy;
 pub mod creds;
 pub mod dir;
+pub mod fusemount;
+pub mod memory;
 pub mod obj;
 
 pub use rustix::io::Errno;
