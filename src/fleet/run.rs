@@ -63,6 +63,7 @@ pub fn run_foreground(
     background: Background,
 ) -> Result<(), RunError> {
     crate::sys::creds::clear_umask();
+    raise_open_files();
     let name = view.name().to_owned();
     let adapter = Adapter::new(view, Arc::new(Pool::default()));
     let mut signals =
@@ -93,6 +94,36 @@ pub fn run_foreground(
     }
     tracing::info!(view = name, point = %point.display(), "unmounted");
     ended
+}
+
+/// Every file that is open in the view is a descriptor here: as many as the kernel allows.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open")
+        .ok()
+        .and_then(|n| n.trim().parse().ok());
+    let most = most.or(getrlimit(Resource::Nofile).maximum);
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: most,
+            maximum: most,
+        },
+    ) {
+        // Without CAP_SYS_RESOURCE the hard limit stays where it is.
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        if setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: maximum,
+                maximum,
+            },
+        )
+        .is_err()
+        {
+            tracing::warn!(%error, "the limit of open files stays as it was");
+        }
+    }
 }
 
 /// Tells the parent that the mount is ready, and lets go of what it gave: its terminal, its

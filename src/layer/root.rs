@@ -27,6 +27,24 @@ pub enum MountRule {
     At(PathBuf),
 }
 
+/// Why a root is not there.
+#[derive(Debug)]
+enum Why {
+    /// The store is missing, in words.
+    Missing(String),
+    /// This process has no descriptor or memory left to look: nothing is known of the store.
+    NoMeans,
+}
+
+impl Why {
+    fn of(path: impl std::fmt::Display, error: Errno) -> Why {
+        match error {
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR => Why::NoMeans,
+            error => Why::Missing(format!("{path}: {error}")),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     fd: Option<Arc<OwnedFd>>,
@@ -84,7 +102,11 @@ impl State {
                     self.fd = Some(Arc::new(fd));
                 }
             }
-            Err(why) => {
+            // What is held stays good; without it, the store is as little there as before.
+            Err(Why::NoMeans) => {
+                tracing::warn!(layer = spec.label, "no descriptors left to look for it")
+            }
+            Err(Why::Missing(why)) => {
                 if self.why.is_none() && !spec.optional {
                     tracing::warn!(layer = spec.label, path = %spec.base.display(), %why, "is missing");
                 }
@@ -95,20 +117,19 @@ impl State {
 }
 
 /// The root, or `None` for an upper that is only looked at and has not been made yet.
-fn open(spec: &LayerSpec) -> Result<Option<(OwnedFd, Stat)>, String> {
-    let shown = spec.base.display();
+fn open(spec: &LayerSpec) -> Result<Option<(OwnedFd, Stat)>, Why> {
+    let shown = &spec.base.display();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // The administrator's own path: its symlinks are followed, and an automounter mounts.
-    let base =
-        rustix::fs::open(&spec.base, flags, Mode::empty()).map_err(|e| format!("{shown}: {e}"))?;
+    let base = rustix::fs::open(&spec.base, flags, Mode::empty()).map_err(|e| Why::of(shown, e))?;
     if let Some(rule) = &spec.require_mount {
         check_mounted(rule, &spec.base, &base)?;
     }
     let Some(sub) = &spec.sub else {
-        let stat = obj::stat(&base).map_err(|e| format!("{shown}: {e}"))?;
+        let stat = obj::stat(&base).map_err(|e| Why::of(shown, e))?;
         return Ok(Some((base, stat)));
     };
-    let named = |e: Errno| format!("{shown}/{}: {e}", String::from_utf8_lossy(sub));
+    let named = |e| Why::of(format!("{shown}/{}", String::from_utf8_lossy(sub)), e);
     let mut found = obj::open_beneath(base.as_fd(), sub, flags, Mode::empty());
     let makes = spec.upper.as_ref().is_some_and(|upper| !upper.read_only);
     if matches!(found, Err(Errno::NOENT)) && makes {
@@ -138,27 +159,28 @@ fn make_dir(base: &OwnedFd, path: &[u8]) -> Res<()> {
     }
 }
 
-fn check_mounted(rule: &MountRule, base: &Path, fd: &OwnedFd) -> Result<(), String> {
+fn check_mounted(rule: &MountRule, base: &Path, fd: &OwnedFd) -> Result<(), Why> {
+    let missing = |why: String| Err(Why::Missing(why));
     match rule {
         MountRule::At(point) => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let stat = rustix::fs::open(point, flags, Mode::empty())
                 .and_then(obj::stat)
-                .map_err(|e| format!("{}: {e}", point.display()))?;
+                .map_err(|e| Why::of(point.display(), e))?;
             if !stat.mount_root {
-                return Err(format!("nothing is mounted on {}", point.display()));
+                return missing(format!("nothing is mounted on {}", point.display()));
             }
         }
         MountRule::Any => {
-            let kind = rustix::fs::fstatfs(fd).map_err(|e| format!("{}: {e}", base.display()))?;
+            let kind = rustix::fs::fstatfs(fd).map_err(|e| Why::of(base.display(), e))?;
             if kind.f_type as u64 == AUTOFS_MAGIC {
-                return Err(format!(
+                return missing(format!(
                     "{}: the automounter has not mounted it",
                     base.display()
                 ));
             }
-            let real =
-                std::fs::canonicalize(base).map_err(|e| format!("{}: {e}", base.display()))?;
+            let real = std::fs::canonicalize(base)
+                .map_err(|e| Why::Missing(format!("{}: {e}", base.display())))?;
             let mounted = real
                 .ancestors()
                 .filter(|dir| dir.parent().is_some())
@@ -168,7 +190,7 @@ fn check_mounted(rule: &MountRule, base: &Path, fd: &OwnedFd) -> Result<(), Stri
                         .is_ok_and(|stat| stat.mount_root)
                 });
             if !mounted {
-                return Err(format!("{} is remote and not mounted", base.display()));
+                return missing(format!("{} is remote and not mounted", base.display()));
             }
         }
     }
