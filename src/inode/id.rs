@@ -49,6 +49,9 @@ pub fn is_of_path(number: u64) -> bool {
 mod tests {
     use super::*;
 
+    /// XXH3 of "etc/passwd", less its two highest bits.
+    const PASSWD: u64 = 2_272_770_570_696_224_130;
+
     #[test]
     fn numbers_are_the_same_on_every_server() {
         // Handles on NFS clients and copies in stores hold these: they may never change.
