@@ -52,6 +52,8 @@ pub struct Explanation {
     pub from: String,
     /// Where a write would go; `None` where it fails with EROFS.
     pub writes_to: Option<String>,
+    /// What is probably not as meant.
+    pub warning: Option<String>,
 }
 
 /// A file type in words.
@@ -190,6 +192,10 @@ impl View {
             },
             Outcome::Absent { .. } => Vec::new(),
         };
+        // An ro rule is there for what a litetree has.
+        let unserved = self.rules.begins(pos)
+            && zone.kind == ZoneKind::Lite(LiteOption::Ro)
+            && !winners.iter().any(|src| self.roles.trees.contains(&src.layer));
         let layers = candidates
             .iter()
             .map(|&candidate| {
@@ -227,6 +233,7 @@ impl View {
             number,
             from,
             writes_to,
+            warning: unserved.then(|| "no litetree has it".into()),
         })
     }
 
@@ -303,8 +310,11 @@ impl View {
                     let to = why
                         .writes_to
                         .map_or("nothing is written".into(), |to| format!("writes to {to}"));
+                    let warning = why
+                        .warning
+                        .map_or(String::new(), |warning| format!("; warning: {warning}"));
                     format!(
-                        "{path}: {}: {} from {}; {to}",
+                        "{path}: {}: {} from {}; {to}{warning}",
                         why.option, why.shows, why.from
                     )
                 }
