@@ -72,7 +72,9 @@ fn mounted_on(node: &str) -> std::io::Result<Option<PathBuf>> {
     Ok(mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let mut after = after.split(' ');
-        let is_ours = after.next()? == "fuse.statelite" && after.next()? == source;
+        // The kernel says the subtype only where it was mounted with one.
+        let is_fuse = matches!(after.next()?, "fuse" | "fuse.statelite");
+        let is_ours = is_fuse && after.next()? == source;
         let point = before.split(' ').nth(4)?;
         is_ours.then(|| PathBuf::from(point))
     }))
