@@ -178,7 +178,7 @@ impl Layer {
     /// # Errors
     /// `EIO` where the layer is missing, `ENAMETOOLONG`, `EACCES` and the like.
     pub fn probe(&self, path: &[u8]) -> Res<Found> {
-        if obj::split(path).1.starts_with(machinery::OURS) && self.is_upper() {
+        if self.is_upper() && machinery::is_ours(obj::split(path).1, self.form()) {
             return Ok(Found::Absent);
         }
         let fd = match self.open(path, OFlags::PATH) {
