@@ -132,6 +132,7 @@ fn start_logging(globals: &Globals, config: &Config, lasting: bool) -> Result<()
         .map_err(|e| format!("log filter {words:?}: {e}; try info, or statelite::fs=debug"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(rustix::termios::isatty(std::io::stderr()))
         .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => log.init(),

@@ -144,6 +144,16 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
     if let Some(dir) = &config.localdisk_dir {
         roles.localdisk = add(kept_layer("localdisk", dir, spec, config, purpose));
     }
+    if purpose == Use::Look {
+        let tree = |(at, tree)| (roles.trees.get(at), tree);
+        let trees = spec.trees.iter().map(|tree| &tree.at).enumerate().map(tree);
+        let store = spec.store.iter().map(|store| &store.at);
+        let placed = trees.chain(store.map(|at| (roles.persistent.as_ref(), at)));
+        for (layer, at) in placed {
+            let layer = layer.map(|layer| &layers[usize::from(*layer)]);
+            problems.extend(layer.and_then(|layer| missing(layer, at)));
+        }
+    }
     let view = View::new(ViewSpec {
         name: node(),
         rules: compiled,
@@ -168,6 +178,14 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
         problems,
         rows,
     })
+}
+
+/// What is to be said of a store or a litetree that is not there now.
+fn missing(layer: &Layer, at: &Origin) -> Option<Problem> {
+    let why = layer.missing().filter(|_| !layer.spec().optional)?;
+    let help = "what needs it answers EIO until it is there";
+    let message = format!("the {} is missing: {why}", layer.spec().label);
+    Some(Problem::warning(at.clone(), message, help))
 }
 
 /// The layer that is missing says it better than its errno.
@@ -211,7 +229,19 @@ fn mount_rule(location: &Location, config: &Config) -> Option<MountRule> {
         .filter(|path| location.path.starts_with(path));
     // The longest is the nearest to the store.
     let at = listed.max_by_key(|path| path.as_os_str().len());
-    Some(at.map_or(MountRule::Any, |path| MountRule::At(path.clone())))
+    Some(at.map_or_else(
+        || MountRule::Off(remote_top(&config.remote_root)),
+        |path| MountRule::At(path.clone()),
+    ))
+}
+
+/// The directory that everything remote is found below: `/net` of `/net/<host><path>`.
+fn remote_top(remote_root: &str) -> PathBuf {
+    let fixed = remote_root.split('<').next().unwrap_or_default();
+    match fixed.rsplit_once('/') {
+        Some((top, _)) if !top.is_empty() => top.into(),
+        _ => "/".into(),
+    }
 }
 
 fn form(config: &Config) -> FormChoice {
@@ -252,7 +282,7 @@ fn kept_layer(
         base: base.into(),
         sub: Some(spec.node.clone().into_bytes()),
         require_mount: None,
-        optional: purpose == Use::Look,
+        optional: false,
         upper: Some(UpperSpec {
             work: None,
             form: form(config),

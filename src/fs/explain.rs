@@ -80,11 +80,12 @@ fn shown(path: &[u8]) -> String {
 
 /// Where a walk with symlinks followed has come to.
 enum Walk {
-    /// The directory, the last name, and what it is.
+    /// The directory, the last name, and what it is; or the first name that a missing store keeps
+    /// from being looked up.
     Done {
         dir: Dir,
         name: Vec<u8>,
-        outcome: Outcome,
+        outcome: Res<Outcome>,
     },
     /// The root itself.
     Root(Box<Here>),
@@ -107,7 +108,13 @@ impl View {
                 continue;
             }
             let last = todo.is_empty();
-            let outcome = self.resolve(&dir, &name)?;
+            let outcome = match self.resolve(&dir, &name) {
+                Err(Errno::IO) => {
+                    let outcome = Err(Errno::IO);
+                    return Ok(Walk::Done { dir, name, outcome });
+                }
+                outcome => outcome?,
+            };
             if let Outcome::Here(here) = &outcome
                 && here.kind() == libc::S_IFLNK
                 && (!last || follow_last)
@@ -128,6 +135,7 @@ impl View {
                 continue;
             }
             if last {
+                let outcome = Ok(outcome);
                 return Ok(Walk::Done { dir, name, outcome });
             }
             let next = match outcome {
@@ -147,7 +155,7 @@ impl View {
                 Ok(Walk::Done {
                     dir: parent,
                     name,
-                    outcome,
+                    outcome: Ok(outcome),
                 })
             }
             _ => self.root_object().map(Walk::Root),
@@ -161,15 +169,19 @@ impl View {
     /// `ELOOP`, `ENOTDIR`, and what the layers answer.
     pub fn canonical(&self, path: &[u8], follow_last: bool) -> Res<Vec<u8>> {
         Ok(match self.walk(path, follow_last)? {
-            Walk::Done { dir, name, .. } => join(&dir.path, &name),
+            Walk::Done { dir, name, outcome } => {
+                outcome?;
+                join(&dir.path, &name)
+            }
             Walk::Root(_) => Vec::new(),
         })
     }
 
-    /// Why a path is what it is.
+    /// Why a path is what it is. Where a store is missing, that is what is explained, of the first
+    /// name on the way that needs it.
     ///
     /// # Errors
-    /// `ELOOP`, `ENAMETOOLONG`, and `EIO` where a store on the way is missing.
+    /// `ELOOP`, `ENAMETOOLONG`, and `EIO` where a store that the root itself needs is missing.
     pub fn explain(&self, path: &[u8]) -> Res<Explanation> {
         let (at, pos, candidates, outcome) = match self.walk(path, false)? {
             Walk::Done { dir, name, outcome } => {
@@ -180,22 +192,25 @@ impl View {
             Walk::Root(here) => {
                 let pos = self.rules.root();
                 let stack = self.stack(self.rules.zone(pos.zone));
-                (Vec::new(), pos, stack, Outcome::Here(here))
+                (Vec::new(), pos, stack, Ok(Outcome::Here(here)))
             }
         };
         let zone = self.rules.zone(pos.zone);
         let winners: Vec<Src> = match &outcome {
-            Outcome::Here(here) => match &here.source {
+            Ok(Outcome::Here(here)) => match &here.source {
                 Source::Dir(srcs) | Source::Con(srcs) => srcs.to_vec(),
                 Source::One(src) => vec![*src],
                 _ => Vec::new(),
             },
-            Outcome::Absent { .. } => Vec::new(),
+            _ => Vec::new(),
         };
         // An ro rule is there for what a litetree has.
-        let unserved = self.rules.begins(pos)
+        let unserved = outcome.is_ok()
+            && self.rules.begins(pos)
             && zone.kind == ZoneKind::Lite(LiteOption::Ro)
-            && !winners.iter().any(|src| self.roles.trees.contains(&src.layer));
+            && !winners
+                .iter()
+                .any(|src| self.roles.trees.contains(&src.layer));
         let layers = candidates
             .iter()
             .map(|&candidate| {
@@ -207,15 +222,16 @@ impl View {
             })
             .collect();
         let (shows, number, from) = match &outcome {
-            Outcome::Here(here) => (
+            Err(e) => ("nothing".into(), None, format!("a layer is missing: {e}")),
+            Ok(Outcome::Here(here)) => (
                 kind_word(here.kind()).into(),
                 Some(here.attr.number),
                 self.from_words(here),
             ),
-            Outcome::Absent { whiteout: true } => {
+            Ok(Outcome::Absent { whiteout: true }) => {
                 ("nothing".into(), None, "deleted in the upper".into())
             }
-            Outcome::Absent { .. } => ("nothing".into(), None, "no layer has it".into()),
+            Ok(Outcome::Absent { .. }) => ("nothing".into(), None, "no layer has it".into()),
         };
         let writes_to = self
             .writable(pos)

@@ -21,8 +21,9 @@ const AUTOFS_MAGIC: u64 = 0x0187;
 /// What must be mounted for a directory to be the store it is meant to be.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum MountRule {
-    /// Some mount below the root file system (what an automounter makes for a remote store).
-    Any,
+    /// The base must be on another mount than this directory: what an automounter, or the daemon
+    /// itself, mounts below it for a remote store.
+    Off(PathBuf),
     /// This directory must be a mount point.
     At(PathBuf),
 }
@@ -31,7 +32,21 @@ pub enum MountRule {
 struct State {
     fd: Option<Arc<OwnedFd>>,
     why: Option<String>,
+    /// An upper that is only looked at and has nothing of this node yet.
+    empty: bool,
     checked: Option<Instant>,
+}
+
+/// Why a root could not be opened.
+struct Missing {
+    why: String,
+    empty: bool,
+}
+
+impl From<String> for Missing {
+    fn from(why: String) -> Missing {
+        Missing { why, empty: false }
+    }
 }
 
 /// A root and its health.
@@ -48,7 +63,7 @@ impl Root {
         }
         match &state.fd {
             Some(fd) => Ok(fd.clone()),
-            None if spec.optional => Err(Errno::NOENT),
+            None if spec.optional || state.empty => Err(Errno::NOENT),
             None => Err(Errno::IO),
         }
     }
@@ -65,6 +80,7 @@ impl Root {
 impl State {
     fn recheck(&mut self, spec: &LayerSpec) {
         self.checked = Some(Instant::now());
+        self.empty = false;
         match open(spec) {
             Ok((fd, stat)) => {
                 if self.why.take().is_some() {
@@ -78,7 +94,12 @@ impl State {
                     self.fd = Some(Arc::new(fd));
                 }
             }
-            Err(why) => {
+            Err(Missing { empty: true, .. }) => {
+                self.fd = None;
+                self.why = None;
+                self.empty = true;
+            }
+            Err(Missing { why, .. }) => {
                 if self.why.is_none() && !spec.optional {
                     tracing::warn!(layer = spec.label, path = %spec.base.display(), %why, "is missing");
                 }
@@ -89,7 +110,7 @@ impl State {
     }
 }
 
-fn open(spec: &LayerSpec) -> Result<(OwnedFd, Stat), String> {
+fn open(spec: &LayerSpec) -> Result<(OwnedFd, Stat), Missing> {
     let shown = spec.base.display();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // The administrator's own path: its symlinks are followed, and an automounter mounts.
@@ -112,7 +133,10 @@ fn open(spec: &LayerSpec) -> Result<(OwnedFd, Stat), String> {
         make_dir(&base, sub).map_err(named)?;
         found = obj::open_beneath(base.as_fd(), sub, flags, Mode::empty());
     }
-    let fd = found.map_err(named)?;
+    let fd = found.map_err(|e| Missing {
+        why: named(e),
+        empty: e == Errno::NOENT && spec.upper.is_some(),
+    })?;
     let stat = obj::stat(&fd).map_err(named)?;
     Ok((fd, stat))
 }
@@ -140,7 +164,7 @@ fn check_mounted(rule: &MountRule, base: &Path, fd: &OwnedFd) -> Result<(), Stri
                 return Err(format!("nothing is mounted on {}", point.display()));
             }
         }
-        MountRule::Any => {
+        MountRule::Off(dir) => {
             let kind = rustix::fs::fstatfs(fd).map_err(|e| format!("{}: {e}", base.display()))?;
             if kind.f_type as u64 == AUTOFS_MAGIC {
                 return Err(format!(
@@ -148,17 +172,12 @@ fn check_mounted(rule: &MountRule, base: &Path, fd: &OwnedFd) -> Result<(), Stri
                     base.display()
                 ));
             }
-            let real =
-                std::fs::canonicalize(base).map_err(|e| format!("{}: {e}", base.display()))?;
-            let mounted = real
-                .ancestors()
-                .filter(|dir| dir.parent().is_some())
-                .any(|dir| {
-                    rustix::fs::open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                        .and_then(obj::stat)
-                        .is_ok_and(|stat| stat.mount_root)
-                });
-            if !mounted {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let around = rustix::fs::open(dir, flags, Mode::empty())
+                .and_then(obj::mount_id)
+                .map_err(|e| format!("{}: {e}", dir.display()))?;
+            let own = obj::mount_id(fd).map_err(|e| format!("{}: {e}", base.display()))?;
+            if own == around {
                 return Err(format!("{} is remote and not mounted", base.display()));
             }
         }
