@@ -162,8 +162,8 @@ pub struct Cluster {
 impl Cluster {
     /// One node, with these litefile rows for every image.
     pub fn new(rules: &[(&str, &str)]) -> Self {
-        let top = std::env::var_os("STATELITE_TEST_DIR")
-            .map_or_else(std::env::temp_dir, PathBuf::from);
+        let top =
+            std::env::var_os("STATELITE_TEST_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         let base = tempfile::Builder::new()
             .prefix("statelite-cluster.")
             .tempdir_in(top)
@@ -192,7 +192,10 @@ impl Cluster {
             dir(cluster.path(path));
         }
         for name in ["tables", "tmpfs"] {
-            cluster.set(&format!("{name}{}", if name == "tmpfs" { "_dir" } else { "" }), &cluster.quoted(name));
+            cluster.set(
+                &format!("{name}{}", if name == "tmpfs" { "_dir" } else { "" }),
+                &cluster.quoted(name),
+            );
         }
         cluster.set("run_dir", &cluster.quoted("run"));
         cluster.set("state_dir", &cluster.quoted("run"));
@@ -320,10 +323,7 @@ impl Cluster {
 
     /// Runs the program with this cluster's configuration.
     pub fn run(&self, args: &[&str]) -> Output {
-        self.command(args)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+        self.command(args).stdin(Stdio::null()).output().unwrap()
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -382,7 +382,13 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for entry in self.path("tmpfs").read_dir().into_iter().flatten().flatten() {
+        for entry in self
+            .path("tmpfs")
+            .read_dir()
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             unmount(&entry.path());
         }
     }
@@ -404,9 +410,9 @@ impl View<'_> {
             .open(&log)
             .unwrap();
         let node = self.cluster.node(self.node);
-        let mut command = self
-            .cluster
-            .command(&["--log-file", log.to_str().unwrap(), "mount", &node]);
+        let mut command =
+            self.cluster
+                .command(&["--log-file", log.to_str().unwrap(), "mount", &node]);
         // A file, not a pipe, which the daemon would hold open.
         command
             .arg(&self.root)

@@ -13,7 +13,16 @@ fn cluster() -> Cluster {
         ("/p2/", "persistent"),
         ("/file", "tmpfs"),
     ]);
-    for path in ["t/a", "t/p/a", "t2/a", "p2/a", "out/a", "file", "t/deep/er/g", "t/dir/x"] {
+    for path in [
+        "t/a",
+        "t/p/a",
+        "t2/a",
+        "p2/a",
+        "out/a",
+        "file",
+        "t/deep/er/g",
+        "t/dir/x",
+    ] {
         put(c.image(path), path);
     }
     c
@@ -51,7 +60,12 @@ fn rename_across_zones_is_exdev() {
 fn link_across_zones_is_exdev() {
     let c = cluster();
     let v = c.mount(1);
-    for (from, to) in [("t/a", "t/p/b"), ("t/p/a", "t/b"), ("t/a", "t2/b"), ("out/a", "t/b")] {
+    for (from, to) in [
+        ("t/a", "t/p/b"),
+        ("t/p/a", "t/b"),
+        ("t/a", "t2/b"),
+        ("out/a", "t/b"),
+    ] {
         fails!(std::fs::hard_link(v.at(from), v.at(to)), EXDEV);
         assert!(!exists(v.at(to)));
     }
@@ -77,7 +91,10 @@ fn a_rules_own_path_stays() {
     }
     // Nor is it replaced by renaming something over it.
     put(v.at("t/deep/er/mine"), "mine\n");
-    fails!(std::fs::rename(v.at("t/deep/er/mine"), v.at("t/deep/er/f")), EBUSY);
+    fails!(
+        std::fs::rename(v.at("t/deep/er/mine"), v.at("t/deep/er/f")),
+        EBUSY
+    );
     std::fs::create_dir(v.at("t/empty")).unwrap();
     fails!(std::fs::rename(v.at("t/empty"), v.at("t/p")), EBUSY);
 }

@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::cluster::{Cluster, chmod, dir, eventually, exists, fails, link, mode, names, put, stat, text};
+use crate::cluster::{
+    Cluster, chmod, dir, eventually, exists, fails, link, mode, names, put, stat, text,
+};
 
 /// Writes to a file and a directory under an option, and looks where the writes landed and what a
 /// reboot does to them.
@@ -85,7 +87,9 @@ fn con_concatenates_every_litetree_in_order() {
         put(c.tree(1, "etc/hosts"), "one\n");
         chmod(c.tree(1, "etc/hosts"), 0o600).unwrap();
         v.comes_to_say("etc/hosts", "one\ntwo\n");
-        eventually("the mode of a con file", || mode(v.at("etc/hosts")) == 0o644);
+        eventually("the mode of a con file", || {
+            mode(v.at("etc/hosts")) == 0o644
+        });
         assert_eq!(stat(v.at("etc/hosts")).len(), 8);
         // Live: a part changes.
         put(c.tree(2, "etc/hosts"), "second\n");

@@ -177,7 +177,11 @@ fn table_changes_need_no_liteimg_and_no_reboot_of_others() {
 
 #[test]
 fn first_takes_one_directory_whole() {
-    let c = Cluster::new(&[("/opt/", "tmpfs"), ("/srv/", "tmpfs"), ("/etc/conf", "tmpfs")]);
+    let c = Cluster::new(&[
+        ("/opt/", "tmpfs"),
+        ("/srv/", "tmpfs"),
+        ("/etc/conf", "tmpfs"),
+    ]);
     c.set("litetree_directories", "\"first\"");
     dir(c.tree(1, "opt")); // empty: the next is taken
     put(c.tree(2, "opt/two"), "two\n");

@@ -4,14 +4,24 @@ use crate::cluster::{Cluster, dir, eventually, exists, fails, link, names, put, 
 
 #[test]
 fn compat_dirs_show_the_uppers_as_they_are() {
-    let c = Cluster::new(&[("/etc/a", "tmpfs"), ("/var/d/", "tmpfs"), ("/etc/p", "persistent")]);
+    let c = Cluster::new(&[
+        ("/etc/a", "tmpfs"),
+        ("/var/d/", "tmpfs"),
+        ("/etc/p", "persistent"),
+    ]);
     for path in ["etc/a", "etc/p", "var/d/x", "var/d/y"] {
         put(c.image(path), "image\n");
     }
     let v = c.mount(1);
     assert_eq!(
         v.names(".statelite"),
-        ["litefile", "litetree", "persistent", "statelite.log", "tmpfs"]
+        [
+            "litefile",
+            "litetree",
+            "persistent",
+            "statelite.log",
+            "tmpfs"
+        ]
     );
     assert!(v.names(".statelite/tmpfs").is_empty());
     assert_eq!(v.names(".statelite/persistent"), [c.node(1)]);
@@ -33,20 +43,37 @@ fn compat_dirs_are_read_only() {
     let v = c.mount(1);
     v.write("etc/a", "written\n").unwrap();
     eventually("the copy", || exists(v.at(".statelite/tmpfs/etc/a")));
-    for path in [".statelite/tmpfs/etc/a", ".statelite/litefile", ".default/etc/a"] {
+    for path in [
+        ".statelite/tmpfs/etc/a",
+        ".statelite/litefile",
+        ".default/etc/a",
+    ] {
         fails!(v.write(path, ""), EROFS);
         assert!(std::fs::remove_file(v.at(path)).is_err(), "{path}");
     }
-    for path in [".statelite", ".statelite/tmpfs", ".statelite/persistent", ".default", ".default/etc"] {
+    for path in [
+        ".statelite",
+        ".statelite/tmpfs",
+        ".statelite/persistent",
+        ".default",
+        ".default/etc",
+    ] {
         fails!(std::fs::write(v.at(path).join("new"), ""), EROFS);
-        assert!(std::fs::rename(v.at(path), v.at("moved")).is_err(), "{path}");
+        assert!(
+            std::fs::rename(v.at(path), v.at("moved")).is_err(),
+            "{path}"
+        );
     }
     assert_eq!(text(c.tmpfs(1, "etc/a")), "written\n");
 }
 
 #[test]
 fn the_effective_tables_can_be_read() {
-    let c = Cluster::new(&[("/etc/b", "rw"), ("/etc/a/", "link,persistent"), ("/etc/c", "")]);
+    let c = Cluster::new(&[
+        ("/etc/b", "rw"),
+        ("/etc/a/", "link,persistent"),
+        ("/etc/c", ""),
+    ]);
     c.rule_of("another-image", "/etc/not", "tmpfs");
     let v = c.mount(1);
     assert_eq!(
@@ -63,7 +90,12 @@ fn the_effective_tables_can_be_read() {
 
 #[test]
 fn the_log_says_what_was_chosen_and_why() {
-    let c = Cluster::new(&[("/etc/a", "tmpfs"), ("/etc/b", "persistent"), ("/etc/c", "con"), ("/etc/d", "ro")]);
+    let c = Cluster::new(&[
+        ("/etc/a", "tmpfs"),
+        ("/etc/b", "persistent"),
+        ("/etc/c", "con"),
+        ("/etc/d", "ro"),
+    ]);
     put(c.image("etc/a"), "");
     put(c.tree(2, "etc/b"), "");
     put(c.tree(1, "etc/c"), "");
@@ -72,20 +104,34 @@ fn the_log_says_what_was_chosen_and_why() {
     let log = v.text(".statelite/statelite.log");
     let line = |path: &str| log.lines().find(|line| line.starts_with(path)).unwrap();
     assert!(line("/etc/a").contains("from image"), "{log}");
-    assert!(line("/etc/a").contains(c.tmpfs(1, "etc/a").to_str().unwrap()), "{log}");
+    assert!(
+        line("/etc/a").contains(c.tmpfs(1, "etc/a").to_str().unwrap()),
+        "{log}"
+    );
     assert!(line("/etc/b").contains("from litetree 2"), "{log}");
-    assert!(line("/etc/b").contains(c.store(1, "etc/b").to_str().unwrap()), "{log}");
-    assert!(line("/etc/c").contains("concatenated from litetree 1, litetree 2"), "{log}");
+    assert!(
+        line("/etc/b").contains(c.store(1, "etc/b").to_str().unwrap()),
+        "{log}"
+    );
+    assert!(
+        line("/etc/c").contains("concatenated from litetree 1, litetree 2"),
+        "{log}"
+    );
     assert!(line("/etc/d").contains("nothing is written"), "{log}");
     v.write("etc/a", "").unwrap();
     eventually("the log follows", || {
-        v.text(".statelite/statelite.log").contains("/etc/a: tmpfs: file from tmpfs upper")
+        v.text(".statelite/statelite.log")
+            .contains("/etc/a: tmpfs: file from tmpfs upper")
     });
 }
 
 #[test]
 fn default_shows_the_images_own_version_of_every_ruled_path() {
-    let c = Cluster::new(&[("/etc/a", "tmpfs"), ("/var/d/", "persistent"), ("/var/d/in/", "tmpfs")]);
+    let c = Cluster::new(&[
+        ("/etc/a", "tmpfs"),
+        ("/var/d/", "persistent"),
+        ("/var/d/in/", "tmpfs"),
+    ]);
     put(c.image("etc/a"), "image\n");
     put(c.image("etc/b"), "no rule\n");
     put(c.tree(1, "etc/a"), "tree\n");
@@ -119,10 +165,16 @@ fn without_compat_dirs_there_are_none() {
 /// What liteimg leaves of an image: chains of symlinks into `.statelite/tmpfs`, and `.default`.
 fn liteimg(c: &Cluster) {
     put(c.image(".default/etc/ntp.conf"), "ntp of the image\n");
-    link("../../../.default/etc/ntp.conf", c.image(".statelite/tmpfs/etc/ntp.conf"));
+    link(
+        "../../../.default/etc/ntp.conf",
+        c.image(".statelite/tmpfs/etc/ntp.conf"),
+    );
     link("../.statelite/tmpfs/etc/ntp.conf", c.image("etc/ntp.conf"));
     put(c.image(".default/var/lib/app/db"), "db of the image\n");
-    link("../../../../.default/var/lib/app", c.image(".statelite/tmpfs/var/lib/app"));
+    link(
+        "../../../../.default/var/lib/app",
+        c.image(".statelite/tmpfs/var/lib/app"),
+    );
     link("../../.statelite/tmpfs/var/lib/app", c.image("var/lib/app"));
     put(c.image("etc/plain"), "plain\n");
     dir(c.image(".statelite/persistent"));

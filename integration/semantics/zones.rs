@@ -17,7 +17,14 @@ fn the_deepest_of_many_nested_rules_governs() {
         ("/a/b/c/d/f/", "tmpfs"),
         ("/a/b/c/d/f/g/h", "persistent"),
     ]);
-    for path in ["a/x", "a/b/x", "a/b/c/x", "a/b/c/d/x", "a/b/c/d/f/x", "a/b/c/d/f/g/h"] {
+    for path in [
+        "a/x",
+        "a/b/x",
+        "a/b/c/x",
+        "a/b/c/d/x",
+        "a/b/c/d/f/x",
+        "a/b/c/d/f/g/h",
+    ] {
         put(c.image(path), "image\n");
     }
     put(c.tree(1, "a/b/c/d/e"), "one\n");
@@ -115,7 +122,12 @@ fn inner_rules_show_whatever_becomes_of_the_outer_zone() {
 
 #[test]
 fn the_root_may_be_a_rule() {
-    let c = Cluster::new(&[("/", "tmpfs"), ("/home/", "persistent"), ("/usr/", "ro"), ("/etc/hosts", "con")]);
+    let c = Cluster::new(&[
+        ("/", "tmpfs"),
+        ("/home/", "persistent"),
+        ("/usr/", "ro"),
+        ("/etc/hosts", "con"),
+    ]);
     put(c.image("etc/passwd"), "root\n");
     put(c.image("usr/bin/x"), "x\n");
     put(c.image("opt/gone/x"), "x\n");
@@ -146,7 +158,11 @@ fn the_root_may_be_a_rule() {
 
 #[test]
 fn strict_check_names_the_pairs_that_xcat_refuses() {
-    let c = Cluster::new(&[("/a/", "tmpfs"), ("/a/b/", "tmpfs"), ("/a/b/c", "persistent")]);
+    let c = Cluster::new(&[
+        ("/a/", "tmpfs"),
+        ("/a/b/", "tmpfs"),
+        ("/a/b/c", "persistent"),
+    ]);
     dir(c.image("a"));
     let plain = c.run(&["check"]);
     assert!(plain.status.success(), "{plain:?}");
@@ -168,17 +184,34 @@ fn every_change_outside_every_rule_is_refused() {
     // Contents.
     fails!(std::fs::write(&f, ""), EROFS);
     fails!(std::fs::File::options().write(true).open(&f), EROFS);
-    fails!(std::fs::File::options().read(true).write(true).open(&f), EROFS);
+    fails!(
+        std::fs::File::options().read(true).write(true).open(&f),
+        EROFS
+    );
     fails!(std::fs::File::options().append(true).open(&f), EROFS);
     let truncating = libc::O_TRUNC;
-    fails!(std::fs::File::options().read(true).custom_flags(truncating).open(&f), EROFS);
+    fails!(
+        std::fs::File::options()
+            .read(true)
+            .custom_flags(truncating)
+            .open(&f),
+        EROFS
+    );
     // New names.
     fails!(std::fs::write(d.join("new"), ""), EROFS);
     fails!(std::fs::create_dir(d.join("new")), EROFS);
     fails!(std::os::unix::fs::symlink("x", d.join("new")), EROFS);
     fails!(std::fs::hard_link(&f, d.join("new")), EROFS);
-    for kind in [FileType::Fifo, FileType::Socket, FileType::CharacterDevice, FileType::RegularFile] {
-        fails!(rustix::fs::mknodat(CWD, d.join("new"), kind, Mode::RWXU, 0), EROFS);
+    for kind in [
+        FileType::Fifo,
+        FileType::Socket,
+        FileType::CharacterDevice,
+        FileType::RegularFile,
+    ] {
+        fails!(
+            rustix::fs::mknodat(CWD, d.join("new"), kind, Mode::RWXU, 0),
+            EROFS
+        );
     }
     // Names that go.
     fails!(std::fs::remove_file(&f), EROFS);
@@ -191,12 +224,27 @@ fn every_change_outside_every_rule_is_refused() {
     for path in [&d, &f, &v.root] {
         fails!(chmod(path, 0o700), EROFS);
         fails!(std::os::unix::fs::chown(path, Some(1), Some(1)), EROFS);
-        fails!(rustix::fs::setxattr(path, c"user.x", b"y", XattrFlags::empty()), EROFS);
-        fails!(rustix::fs::setxattr(path, c"trusted.x", b"y", XattrFlags::empty()), EROFS);
+        fails!(
+            rustix::fs::setxattr(path, c"user.x", b"y", XattrFlags::empty()),
+            EROFS
+        );
+        fails!(
+            rustix::fs::setxattr(path, c"trusted.x", b"y", XattrFlags::empty()),
+            EROFS
+        );
         fails!(rustix::fs::removexattr(path, c"user.x"), EROFS);
-        let at = Timespec { tv_sec: 1, tv_nsec: 0 };
-        let times = Timestamps { last_access: at, last_modification: at };
-        fails!(rustix::fs::utimensat(CWD, path, &times, AtFlags::empty()), EROFS);
+        let at = Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
+        let times = Timestamps {
+            last_access: at,
+            last_modification: at,
+        };
+        fails!(
+            rustix::fs::utimensat(CWD, path, &times, AtFlags::empty()),
+            EROFS
+        );
     }
     fails!(std::os::unix::fs::lchown(&l, Some(1), None), EROFS);
     // As someone without rights gets EACCES or EROFS, nothing else; and nothing has changed.
@@ -211,12 +259,30 @@ fn devices_fifos_and_sockets_outside_rules_are_open_to_writers() {
     let c = Cluster::new(&[("/var/", "tmpfs")]);
     dir(c.image("dev"));
     let null = rustix::fs::makedev(1, 3);
-    rustix::fs::mknodat(CWD, c.image("dev/null"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), null).unwrap();
-    rustix::fs::mknodat(CWD, c.image("dev/pipe"), FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
+    rustix::fs::mknodat(
+        CWD,
+        c.image("dev/null"),
+        FileType::CharacterDevice,
+        Mode::from_raw_mode(0o666),
+        null,
+    )
+    .unwrap();
+    rustix::fs::mknodat(
+        CWD,
+        c.image("dev/pipe"),
+        FileType::Fifo,
+        Mode::from_raw_mode(0o666),
+        0,
+    )
+    .unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(c.image("dev/socket")).unwrap();
     let v = c.mount(1);
     std::fs::write(v.at("dev/null"), "swallowed").unwrap();
-    let pipe = std::fs::File::options().read(true).write(true).open(v.at("dev/pipe")).unwrap();
+    let pipe = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(v.at("dev/pipe"))
+        .unwrap();
     std::io::Write::write_all(&mut &pipe, b"through").unwrap();
     let mut through = [0; 7];
     std::io::Read::read_exact(&mut &pipe, &mut through).unwrap();
