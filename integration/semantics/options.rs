@@ -290,6 +290,49 @@ fn link_view_shows_the_chain_of_symlinks() {
 }
 
 #[test]
+fn rules_below_a_symlink_of_link_view_govern() {
+    for compat_dirs in ["true", "false"] {
+        let c = Cluster::new(&[
+            ("/etc/", "link"),
+            ("/etc/keep", "persistent"),
+            ("/etc/ssh/", "link,persistent"),
+            ("/p/", "link,persistent"),
+            ("/p/scratch/", "link"),
+            ("/p/ro", "ro"),
+        ]);
+        c.set("link_view", "\"symlink\"");
+        c.set("compat_dirs", compat_dirs);
+        for path in ["etc/f", "etc/keep", "etc/ssh/key", "p/f", "p/scratch/f", "p/ro"] {
+            put(c.image(path), "image\n");
+        }
+        let v = c.mount(1);
+        assert_eq!(v.names("etc"), ["f", "keep", "mtab", "ssh"]);
+        assert!(stat(v.at("etc/mtab")).is_symlink());
+        assert_eq!(v.names("p"), ["f", "ro", "scratch"]);
+        fails!(v.write("p/ro", ""), EROFS);
+        for path in ["etc/f", "etc/keep", "etc/ssh/key", "p/f", "p/scratch/f"] {
+            assert_eq!(v.text(path), "image\n");
+            v.write(path, "written\n").unwrap();
+        }
+        assert_eq!(text(c.tmpfs(1, "etc/f")), "written\n");
+        assert_eq!(text(c.store(1, "etc/keep")), "written\n");
+        assert_eq!(text(c.store(1, "etc/ssh/key")), "written\n");
+        assert_eq!(text(c.store(1, "p/f")), "written\n");
+        assert_eq!(text(c.tmpfs(1, "p/scratch/f")), "written\n");
+        v.reboot();
+        for (path, contents) in [
+            ("etc/f", "image\n"),
+            ("etc/keep", "written\n"),
+            ("etc/ssh/key", "written\n"),
+            ("p/f", "written\n"),
+            ("p/scratch/f", "image\n"),
+        ] {
+            assert_eq!(v.text(path), contents, "{path}");
+        }
+    }
+}
+
+#[test]
 fn a_rule_through_a_symlink_governs_what_it_leads_to() {
     let c = Cluster::new(&[("/bin/ping", "tmpfs"), ("/etc/alt/conf", "tmpfs")]);
     put(c.image("usr/bin/ping"), "image\n");
