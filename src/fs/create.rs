@@ -61,21 +61,24 @@ impl View {
     ) -> Res<T> {
         let dir = self.parent_in_upper(&place.parent, place.pos, &place.path)?;
         if !place.whiteout {
-            return make(&dir, name);
+            return self.with_room(|| make(&dir, name));
         }
         let layer = &self.layers[place.upper as usize];
-        layer.staged(
-            &dir,
-            |stage| make(&dir, stage),
-            |stage, _| {
-                if is_dir {
-                    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    let made = rustix::fs::openat(&dir, stage, flags, Mode::empty())?;
-                    layer.mark_opaque(made)?;
-                }
-                layer.over_whiteout(&dir, stage, name, is_dir)
-            },
-        )
+        let staged = || {
+            layer.staged(
+                &dir,
+                |stage| make(&dir, stage),
+                |stage, _| {
+                    if is_dir {
+                        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                        let made = rustix::fs::openat(&dir, stage, flags, Mode::empty())?;
+                        layer.mark_opaque(made)?;
+                    }
+                    layer.over_whiteout(&dir, stage, name, is_dir)
+                },
+            )
+        };
+        self.with_room(staged)
     }
 
     fn entry(&self, place: &Place, name: &[u8]) -> Res<(Entry, Arc<Inode>)> {

@@ -34,6 +34,9 @@ pub struct DirEntry {
     pub kind: u32,
 }
 
+/// A name with its type bits (0: unknown) and its number (0: it takes a look to tell).
+type Name = (Box<[u8]>, u32, u64);
+
 impl View {
     /// Opens a directory; returns the handle's number.
     ///
@@ -252,8 +255,8 @@ impl View {
     }
 
     /// The names of a directory: the union of its layers, less whiteouts, plus what rules call
-    /// for. A number of 0 says that it takes a look to tell it.
-    pub(super) fn list(&self, dir: &Dir) -> Res<Vec<(Box<[u8]>, u32, u64)>> {
+    /// for.
+    pub(super) fn list(&self, dir: &Dir) -> Res<Vec<Name>> {
         let mut names: HashMap<Box<[u8]>, (u32, u64)> = HashMap::new();
         let mut hidden: HashSet<Box<[u8]>> = HashSet::new();
         for &src in &dir.srcs {

@@ -226,7 +226,7 @@ impl View {
             Ok(Outcome::Here(here)) => (
                 kind_word(here.kind()).into(),
                 Some(here.attr.number),
-                self.from_words(here),
+                self.origin_words(here),
             ),
             Ok(Outcome::Absent { whiteout: true }) => {
                 ("nothing".into(), None, "deleted in the upper".into())
@@ -292,7 +292,7 @@ impl View {
         full
     }
 
-    fn from_words(&self, here: &Here) -> String {
+    fn origin_words(&self, here: &Here) -> String {
         let label = |src: &Src| self.layer(*src).spec().label.clone();
         match &here.source {
             Source::One(src) => label(src),

@@ -44,7 +44,8 @@ impl View {
         }
         let mut done = 0;
         while done < data.len() {
-            match rustix::io::pwrite(&*file, &data[done..], offset + done as u64) {
+            let at = offset + done as u64;
+            match self.with_room(|| rustix::io::pwrite(&*file, &data[done..], at)) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
@@ -97,7 +98,8 @@ impl View {
         if kill_suid {
             obj::kill_suid(&*file)?;
         }
-        rustix::fs::fallocate(&*file, FallocateFlags::from_bits_retain(mode), offset, len)
+        let mode = FallocateFlags::from_bits_retain(mode);
+        self.with_room(|| rustix::fs::fallocate(&*file, mode, offset, len))
     }
 
     /// lseek(2) to data or a hole; the kernel does the other kinds itself.
@@ -130,6 +132,6 @@ impl View {
         if kill_suid {
             obj::kill_suid(&*target)?;
         }
-        copy::range(&*source, from_at, &*target, to_at, len)
+        self.with_room(|| copy::range(&*source, from_at, &*target, to_at, len))
     }
 }

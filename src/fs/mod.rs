@@ -19,13 +19,14 @@ mod open;
 mod remove;
 mod rename;
 mod resolve;
+mod room;
 mod seed;
 mod texts;
 mod upper;
 mod xattr;
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use crate::sys::creds::Caller;
@@ -33,6 +34,8 @@ pub use attr::Changes;
 pub use dir::{DirEntry, Directory};
 pub use node::{Node, Source, Src};
 pub use open::{OpenFile, OpenHow};
+
+use parking_lot::Mutex;
 
 use crate::inode::{self, Handles, id};
 use crate::layer::Layer;
@@ -124,6 +127,7 @@ pub struct View {
     inodes: inode::Table<Node>,
     files: Handles<OpenFile>,
     dirs: Handles<Directory>,
+    removed: Mutex<Vec<Weak<Inode>>>,
 }
 
 impl View {
@@ -148,6 +152,7 @@ impl View {
             inodes: inode::Table::new(root),
             files: Handles::default(),
             dirs: Handles::default(),
+            removed: Mutex::default(),
         };
         view.root_object()?;
         for layer in view.layers.iter().filter(|layer| layer.is_upper()) {

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
@@ -71,6 +72,8 @@ pub struct Node {
     pub state: RwLock<State>,
     /// Held while the object is copied up.
     pub copying: Mutex<()>,
+    /// How many handles have it open.
+    pub opens: AtomicU32,
 }
 
 impl Node {
@@ -86,6 +89,7 @@ impl Node {
                 epoch: 0,
             }),
             copying: Mutex::new(()),
+            opens: AtomicU32::new(0),
         }
     }
 

@@ -36,7 +36,7 @@ impl OpenHow {
     /// What the backing file is opened with. O_APPEND is the kernel's business: it sends offsets;
     /// O_DIRECT is between the caller and the kernel's cache.
     pub(super) fn backing(self) -> OFlags {
-        self.flags & (OFlags::ACCMODE | OFlags::SYNC | OFlags::DSYNC)
+        self.flags & (OFlags::ACCMODE | OFlags::SYNC | OFlags::DSYNC | OFlags::NOATIME)
     }
 }
 
@@ -52,6 +52,7 @@ pub struct OpenFile {
 
 impl OpenFile {
     pub(super) fn new(inode: Arc<Inode>, how: OpenHow, file: OwnedFd, epoch: u32) -> OpenFile {
+        inode.data.opens.fetch_add(1, Ordering::Relaxed);
         let file = RwLock::new(Arc::new(file));
         OpenFile {
             inode,
@@ -68,6 +69,12 @@ impl OpenFile {
 
     pub(super) fn writes(&self) -> bool {
         self.how.writes()
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.inode.data.opens.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -90,7 +97,7 @@ impl View {
             (file, epoch)
         } else {
             let epoch = inode.data.state.read().epoch;
-            (self.open_to_read(&*self.object(&inode)?)?, epoch)
+            (self.open_to_read(&*self.object(&inode)?, how)?, epoch)
         };
         Ok(self.files.insert(OpenFile::new(inode, how, file, epoch)))
     }
@@ -117,7 +124,10 @@ impl View {
         obj::reopen(here.fd.as_ref().ok_or(Errno::IO)?, how.backing())
     }
 
-    fn open_to_read(&self, here: &Here) -> Res<OwnedFd> {
+    fn open_to_read(&self, here: &Here, how: OpenHow) -> Res<OwnedFd> {
+        if let (Some(_), Some(fd)) = (here.upper, &here.fd) {
+            return obj::reopen(fd, how.backing());
+        }
         if let Source::Con(_) | Source::Empty = here.source {
             let whole = rustix::fs::memfd_create(c"con", rustix::fs::MemfdFlags::CLOEXEC)?;
             let mut at = 0;
@@ -142,7 +152,10 @@ impl View {
                 };
                 return self.open_upper(&here, how).map(Arc::new);
             }
-            return self.open_to_read(&*self.object(&inode)?).map(Arc::new);
+            let how = OpenHow {
+                flags: OFlags::RDONLY,
+            };
+            return self.open_to_read(&*self.object(&inode)?, how).map(Arc::new);
         };
         let epoch = open.inode.data.state.read().epoch;
         if open.epoch.load(Ordering::Acquire) != epoch {

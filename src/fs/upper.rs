@@ -9,7 +9,7 @@ use super::{Inode, View};
 use crate::layer::copyup::Origin;
 use crate::layer::{Found, Layer};
 use crate::rules::Pos;
-use crate::sys::obj::{self, Stat};
+use crate::sys::obj::{self, SetTime, Stat};
 use crate::sys::{Errno, Res};
 
 /// How much of a file is copied.
@@ -58,11 +58,16 @@ impl View {
             .ok_or(Errno::STALE)?;
         let dir = self.parent_in_upper(&link.parent, here.pos, &here.path)?;
         let layer = &self.layers[upper as usize];
-        match self.copy(layer, &here, data, |origin| {
-            layer.copy_up(&dir, name, origin)
-        }) {
+        let before = obj::stat(&dir)?;
+        let copy = |origin: &Origin<'_>| layer.copy_up(&dir, name, origin);
+        match self.with_room(|| self.copy(layer, &here, data, copy)) {
+            // To the node nothing was added to this directory (as overlayfs' ovl_copy_up_one).
+            Ok(()) => {
+                let time = |(s, n)| SetTime::At(s, n);
+                obj::set_times(&dir, time(before.atime), time(before.mtime))?;
+            }
             // Someone else put something there: what it is decides the next look.
-            Ok(()) | Err(Errno::EXIST) => {}
+            Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
         }
         let copied = self.object(inode)?;
@@ -78,9 +83,11 @@ impl View {
         let layer = &self.layers[upper as usize];
         let root = layer.root()?;
         let mut copy = None;
-        self.copy(layer, here, data, |origin| {
-            copy = Some(layer.copy_unnamed(&root, origin)?);
-            Ok(())
+        self.with_room(|| {
+            self.copy(layer, here, data, |origin| {
+                copy = Some(layer.copy_unnamed(&root, origin)?);
+                Ok(())
+            })
         })?;
         let mut state = inode.data.state.write();
         state.orphan = copy.map(|fd| {
@@ -237,7 +244,14 @@ impl View {
         };
         self.inodes.unlink(&inode, parent, name);
         if inode.is_nameless() {
-            inode.data.state.write().orphan = orphan;
+            let regular = {
+                let mut state = inode.data.state.write();
+                state.orphan = orphan;
+                state.kind == libc::S_IFREG
+            };
+            if regular {
+                self.note_removed(&inode);
+            }
         }
     }
 }

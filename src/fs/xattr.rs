@@ -38,11 +38,12 @@ impl View {
         }
     }
 
-    /// All names, each ended by a NUL.
+    /// All names that the caller may see, each ended by a NUL. `trusted.*` is root's (xattr(7);
+    /// the kernel leaves this to the file system, as in fs/ext4/xattr_trusted.c).
     ///
     /// # Errors
     /// What the layer answers.
-    pub fn listxattr(&self, number: u64) -> Res<Vec<u8>> {
+    pub fn listxattr(&self, number: u64, caller: Caller) -> Res<Vec<u8>> {
         let here = self.object(&*self.inode(number)?)?;
         let Some(fd) = &here.fd else {
             return Ok(Vec::new());
@@ -53,6 +54,9 @@ impl View {
             .split(|b| *b == 0)
             .filter(|name| !name.is_empty())
         {
+            if caller.uid != 0 && name.starts_with(b"trusted.") {
+                continue;
+            }
             if let Some(name) = machinery::attr_to_view(name) {
                 shown.extend_from_slice(&name);
                 shown.push(0);

@@ -563,9 +563,10 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.guarded("listxattr", ino, || {
-            self.sized("listxattr", ino, self.view.listxattr(ino.0), size, reply);
+            let names = self.view.listxattr(ino.0, caller(req));
+            self.sized("listxattr", ino, names, size, reply);
         });
     }
 

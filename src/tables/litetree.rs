@@ -4,7 +4,7 @@
 
 use super::context::Context;
 use super::csv::{Row, Table};
-use super::{Problem, TreeRow, location, vars};
+use super::{Priority, Problem, TreeRow, location, vars};
 
 /// One row of litetree that can be used.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub(crate) struct LiteTree {
     /// The image column.
     pub(crate) image: String,
     /// Lowest first.
-    pub(crate) priority: i64,
+    pub(crate) priority: Priority,
     /// Which row of the table.
     pub(crate) row: usize,
 }
@@ -49,10 +49,10 @@ fn read_row(index: usize, row: Row<'_>, problems: &mut Vec<Problem>) -> Result<L
                 "no priority: taken as 0",
                 help,
             ));
-            0
+            Priority::default()
         }
-        number => number.parse().map_err(|_| {
-            let message = format!("the priority \"{number}\" is no whole number");
+        number => Priority::parse(number).ok_or_else(|| {
+            let message = format!("the priority \"{number}\" is no number");
             Problem::error(
                 row.at("priority"),
                 message,
@@ -123,12 +123,14 @@ mod tests {
         let (_, trees, problems) =
             read_text("#priority,image,directory\n2,,/b\nx,,/c\n1.5,,/d\n,,/e\n-1,ALL,/f\n1,,\n");
         assert_eq!(
-            trees.iter().map(|t| t.priority).collect::<Vec<_>>(),
-            [-1, 0, 2]
+            trees
+                .iter()
+                .map(|t| t.priority.to_string())
+                .collect::<Vec<_>>(),
+            ["-1", "0", "1.5", "2"]
         );
         let expected = [
-            "litetree.csv:3:1: error: the priority \"x\" is no whole number",
-            "litetree.csv:4:1: error: the priority \"1.5\" is no whole number",
+            "litetree.csv:3:1: error: the priority \"x\" is no number",
             "litetree.csv:5:1: warning: no priority: taken as 0",
             "litetree.csv:7:4: error: the row has no directory",
         ];
@@ -146,9 +148,10 @@ mod tests {
                 text += &format!("{priority},,/tree{i}\n");
             }
             let (_, trees, _) = read_text(&text);
-            let found: Vec<(i64, usize)> = trees.iter().map(|t| (t.priority, t.row)).collect();
+            let found: Vec<(String, usize)> = trees.iter().map(|t| (t.priority.to_string(), t.row)).collect();
             let mut expected: Vec<(i64, usize)> = priorities.into_iter().enumerate().map(|(i, p)| (p, i)).collect();
             expected.sort();
+            let expected: Vec<(String, usize)> = expected.into_iter().map(|(p, i)| (p.to_string(), i)).collect();
             prop_assert_eq!(found, expected);
         }
     }

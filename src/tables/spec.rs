@@ -136,6 +136,48 @@ pub struct Location {
     pub require_mount: bool,
 }
 
+/// litetree.priority: a number, whole or not (xCAT's own examples have `1.0`).
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Priority(f64);
+
+impl Priority {
+    /// Reads a finite number.
+    pub fn parse(text: &str) -> Option<Priority> {
+        // -0 is 0, so that the two are equal.
+        text.parse::<f64>()
+            .ok()
+            .filter(|n| n.is_finite())
+            .map(|n| Priority(n + 0.0))
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Ord for Priority {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Priority {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Priority {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Priority {}
+
 /// One effective litetree row, in order of use.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct TreeRow {
@@ -144,7 +186,7 @@ pub struct TreeRow {
     /// Mount options for a remote one.
     pub mntopts: String,
     /// The row's priority.
-    pub priority: i64,
+    pub priority: Priority,
     /// The row it came from.
     pub at: Origin,
 }

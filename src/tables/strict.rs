@@ -23,13 +23,13 @@
 //! refuse links below a parent that is none, but compares the two paths as numbers. For `link,ro`
 //! below `link` the two disagree the other way round; `liteimg` has the last word.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::csv::Table;
 use super::images::{ImageRows, Rank};
 use super::litefile::LiteRow;
 use super::litetree::LiteTree;
-use super::{Origin, Problem, Severity};
+use super::{Origin, Priority, Problem, Severity};
 
 /// The options that `liteimg` knows.
 const OPTIONS: [&str; 10] = [
@@ -191,7 +191,7 @@ pub(crate) fn litetree(
     rank: impl Fn(&str) -> Option<Rank>,
     problems: &mut Vec<Problem>,
 ) {
-    let mut by_priority: HashMap<i64, Vec<&LiteTree>> = HashMap::new();
+    let mut by_priority: BTreeMap<Priority, Vec<&LiteTree>> = BTreeMap::new();
     for tree in image.trees.iter().map(|i| &trees[*i]) {
         by_priority.entry(tree.priority).or_default().push(tree);
     }

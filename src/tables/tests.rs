@@ -120,9 +120,9 @@ fn a_node_of_the_cluster() {
     assert_eq!(
         spec.trees
             .iter()
-            .map(|tree| tree.priority)
+            .map(|tree| tree.priority.to_string())
             .collect::<Vec<_>>(),
-        [1, 2, 5, 10, 10]
+        ["1", "2", "5", "10", "10"]
     );
     let store = spec.store.as_ref().unwrap();
     assert_eq!(store.location.path, dir.path().join("state/hall1"));

@@ -1,0 +1,48 @@
+//! Room on a full store.
+//!
+//! A removed file is kept reachable until the kernel forgets it ([`super::node::Orphan`]), and the
+//! kernel says so a few requests later. On a full store that is too late: who removes a file and
+//! writes at once would still get ENOSPC. So what nobody has open is let go of then.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Inode, View};
+use crate::sys::{Errno, Res};
+
+impl View {
+    /// Remembers a regular file that lost its last name.
+    pub(super) fn note_removed(&self, inode: &Arc<Inode>) {
+        let mut removed = self.removed.lock();
+        // What the kernel has forgotten meanwhile goes before the list grows.
+        if removed.len() == removed.capacity() {
+            removed.retain(|inode| inode.strong_count() > 0);
+        }
+        removed.push(Arc::downgrade(inode));
+    }
+
+    /// Runs `work`, and where there is no room for it, once more with removed files let go of.
+    ///
+    /// # Errors
+    /// What `work` answers.
+    pub(super) fn with_room<T>(&self, mut work: impl FnMut() -> Res<T>) -> Res<T> {
+        match work() {
+            Err(Errno::NOSPC | Errno::DQUOT) if self.let_go() => work(),
+            other => other,
+        }
+    }
+
+    /// Lets go of removed files that nobody has open; false where there were none.
+    fn let_go(&self) -> bool {
+        let removed = std::mem::take(&mut *self.removed.lock());
+        let mut any = false;
+        for inode in removed.iter().filter_map(std::sync::Weak::upgrade) {
+            if inode.data.opens.load(Ordering::Relaxed) > 0 {
+                self.note_removed(&inode);
+            } else if inode.is_nameless() {
+                any |= inode.data.state.write().orphan.take().is_some();
+            }
+        }
+        any
+    }
+}
