@@ -302,7 +302,14 @@ fn rules_below_a_symlink_of_link_view_govern() {
         ]);
         c.set("link_view", "\"symlink\"");
         c.set("compat_dirs", compat_dirs);
-        for path in ["etc/f", "etc/keep", "etc/ssh/key", "p/f", "p/scratch/f", "p/ro"] {
+        for path in [
+            "etc/f",
+            "etc/keep",
+            "etc/ssh/key",
+            "p/f",
+            "p/scratch/f",
+            "p/ro",
+        ] {
             put(c.image(path), "image\n");
         }
         let v = c.mount(1);
