@@ -139,6 +139,35 @@ fn deletions_as_files() {
     deletions("file");
 }
 
+/// Names that mean something to the `.wh.` form are names like any other in an image.
+#[test]
+fn names_of_whiteouts_in_an_image_are_files_there() {
+    let c = Cluster::new(&[("/d/", "tmpfs"), ("/p/", "persistent")]);
+    c.set("whiteouts", "\"file\"");
+    for zone in ["d", "p"] {
+        for name in [".wh.x", "x", ".wh..opq", ".statelite.work", ".wh.y"] {
+            put(c.image(zone).join(name), "image\n");
+        }
+    }
+    let v = c.mount(1);
+    for zone in ["d", "p"] {
+        let at = v.at(zone);
+        assert_eq!(
+            v.names(zone),
+            [".statelite.work", ".wh..opq", ".wh.x", ".wh.y", "x"]
+        );
+        std::fs::remove_file(at.join(".wh.y")).unwrap();
+        // What the store could not tell from its own marks stays.
+        fails!(std::fs::remove_file(at.join(".wh..opq")), EPERM);
+        fails!(std::fs::remove_file(at.join(".statelite.work")), EPERM);
+        std::fs::remove_file(at.join("x")).unwrap();
+        assert_eq!(v.names(zone), [".statelite.work", ".wh..opq", ".wh.x"]);
+        assert_eq!(v.text(&format!("{zone}/.wh.x")), "image\n");
+        fails!(std::fs::metadata(at.join("x")), ENOENT);
+        fails!(std::fs::metadata(at.join(".wh.y")), ENOENT);
+    }
+}
+
 #[test]
 fn exchange_with_whiteouts_as_files() {
     for form in ["device", "file"] {

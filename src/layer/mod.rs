@@ -179,7 +179,11 @@ impl Layer {
     /// `EIO` where the layer is missing, `ENAMETOOLONG`, `EACCES` and the like.
     pub fn probe(&self, path: &[u8]) -> Res<Found> {
         if self.is_upper() && machinery::is_ours(obj::split(path).1, self.form()) {
-            return Ok(Found::Absent);
+            // A lower layer may have such a name, and it may have been deleted.
+            return Ok(match self.has_whiteout_file(path)? {
+                true => Found::Whiteout,
+                false => Found::Absent,
+            });
         }
         let fd = match self.open(path, OFlags::PATH) {
             Ok(fd) => fd,
@@ -276,7 +280,7 @@ impl Layer {
         for entry in dir::list(&fd)? {
             if self.is_upper() && form == Form::File && entry.name.starts_with(machinery::WH) {
                 let name = &entry.name[machinery::WH.len()..];
-                if !is_reserved_mark(&entry.name) && !name.is_empty() {
+                if !machinery::is_reserved(&entry.name) && !name.is_empty() {
                     listed.push(Listed {
                         name: name.into(),
                         kind: 0,
@@ -361,10 +365,6 @@ pub struct Listed {
     pub kind: u32,
     /// A deletion: hides the name in lower layers.
     pub whiteout: bool,
-}
-
-fn is_reserved_mark(name: &[u8]) -> bool {
-    name.starts_with(machinery::OURS) || name.starts_with(b".wh..wh.")
 }
 
 fn is_whiteout(stat: &Stat) -> bool {
