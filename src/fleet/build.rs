@@ -171,7 +171,13 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
     });
     let view = view.map_err(|error| BuildError::View {
         node: node(),
-        why: why(&layers, error),
+        why: match (error, super::reset::mounted_on(&spec.node)) {
+            (Errno::BUSY, Ok(Some(point))) => {
+                format!("it is mounted already, on {}", point.display())
+            }
+            (Errno::BUSY, _) => "another process writes to its upper layers".into(),
+            _ => why(&layers, error),
+        },
     })?;
     Ok(Built {
         view,

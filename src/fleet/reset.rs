@@ -66,7 +66,7 @@ pub fn reset(config: &Config, node: &str, force: bool) -> Result<bool, ResetErro
 
 /// The mount point of a node's view, if there is one (proc(5), mountinfo: the source comes second
 /// after the lone dash).
-fn mounted_on(node: &str) -> std::io::Result<Option<PathBuf>> {
+pub(super) fn mounted_on(node: &str) -> std::io::Result<Option<PathBuf>> {
     let source = format!("statelite:{node}");
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     Ok(mounts.lines().find_map(|line| {

@@ -5,6 +5,7 @@
 //! layers, rules, inode numbers' meaning, or FUSE.
 
 pub mod copyup;
+mod lock;
 pub mod machinery;
 mod root;
 pub mod store;
@@ -90,6 +91,8 @@ pub struct Layer {
     spec: LayerSpec,
     root: Root,
     caps: OnceLock<Caps>,
+    /// Held from the first time that the upper is tried out.
+    lock: OnceLock<lock::Lock>,
     /// liteimg has been run on it: chains into `.statelite/tmpfs` are read through.
     liteimg: bool,
 }
@@ -102,6 +105,7 @@ impl Layer {
             spec,
             root,
             caps: OnceLock::new(),
+            lock: OnceLock::new(),
             liteimg: false,
         };
         layer.liteimg = layer.spec.upper.is_none()

@@ -57,7 +57,8 @@ impl Layer {
     /// What the upper can do.
     ///
     /// # Errors
-    /// `EIO` where the store is missing or refuses what it must hold; `EROFS` of a lower layer.
+    /// `EIO` where the store is missing or refuses what it must hold; `EROFS` of a lower layer;
+    /// `EBUSY` where another process serves it.
     pub fn caps(&self) -> Res<Caps> {
         if let Some(caps) = self.caps.get() {
             return Ok(*caps);
@@ -72,6 +73,13 @@ impl Layer {
             return self.guess(spec);
         }
         let work = self.work()?;
+        if self.lock.get().is_none() {
+            // Another thread may have come first: it got the same lock.
+            self.lock.get_or_init({
+                let lock = super::lock::take(&work)?;
+                || lock
+            });
+        }
         let name = stage_name();
         let mode = Mode::from_raw_mode(0o600);
         let device = rustix::fs::mknodat(
