@@ -5,6 +5,8 @@ mod cluster;
 
 #[path = "semantics/edges.rs"]
 mod edges;
+#[path = "semantics/evolve.rs"]
+mod evolve;
 #[path = "semantics/layers.rs"]
 mod layers;
 #[path = "semantics/options.rs"]
