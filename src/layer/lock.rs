@@ -19,10 +19,11 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// A held lock; it goes with the last view of this process that uses the upper.
 pub(super) type Lock = Arc<Option<OwnedFd>>;
 
+type Held = HashMap<(u64, u64), Weak<Option<OwnedFd>>>;
+
 /// Locks that this process holds, by device and inode. A lock of flock(2) is an open file's: a
 /// second view of this process, made while the first still serves, must share the first one's.
-static HELD: LazyLock<Mutex<HashMap<(u64, u64), Weak<Option<OwnedFd>>>>> =
-    LazyLock::new(Mutex::default);
+static HELD: LazyLock<Mutex<Held>> = LazyLock::new(Mutex::default);
 
 /// Locks a work directory.
 ///
