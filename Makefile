@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: setup build demo test test-all bench clean help
+PREFIX ?= /usr/local
+.PHONY: setup build install demo test test-all bench clean help
 KIND ?= statelite
 
 setup: ## install what a fresh Debian lacks, and the foreign test suites into .cache
@@ -10,6 +11,9 @@ setup: ## install what a fresh Debian lacks, and the foreign test suites into .c
 
 build: ## the program, optimised: target/release/statelite
 	cargo build --release --locked
+
+install: build ## the program, man pages, completions and mount.statelite, below PREFIX and /sbin
+	@PREFIX=$(PREFIX) integration/install.sh
 
 demo: build ## three nodes from one Debian image, with real programs in them; under a minute
 	@integration/demo.sh

@@ -1,141 +1,21 @@
-//! fuser's trait over a [`View`]. Each request is decoded, served and answered; a panic in it is
-//! an EIO, logged and counted (the reply's own drop sends it).
+//! fuser's trait over a [`View`]: each request is decoded, served and answered.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::adapter::{Adapter, REQUIRED, WANTED, caller, failed, kills_suid};
 use super::reply;
-use crate::fs::{Caller, Changes, Entry, OpenHow, View};
-use crate::pool::Pool;
-use crate::sys::{Errno, Res};
-
-/// Serves one view.
-#[derive(Debug)]
-pub struct Adapter {
-    view: Arc<View>,
-    pool: Arc<Pool>,
-    panics: Arc<AtomicU64>,
-}
-
-/// What the view cannot do without. Each is asked for alone: asking for several where one is
-/// missing gets none (fuser's `add_capabilities`).
-const REQUIRED: [InitFlags; 2] = [InitFlags::FUSE_DONT_MASK, InitFlags::FUSE_ATOMIC_O_TRUNC];
-
-/// What makes it better.
-const WANTED: [InitFlags; 6] = [
-    // File handles are answered by number (LOOKUP of "." and "..").
-    InitFlags::FUSE_EXPORT_SUPPORT,
-    InitFlags::FUSE_POSIX_ACL,
-    // The kernel then asks for no attribute before every write.
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    InitFlags::FUSE_AUTO_INVAL_DATA,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-];
-
-impl Adapter {
-    /// An adapter whose long work (copying up large files) runs on `pool`.
-    pub fn new(view: Arc<View>, pool: Arc<Pool>) -> Adapter {
-        Adapter {
-            view,
-            pool,
-            panics: Arc::default(),
-        }
-    }
-
-    /// The view's name.
-    pub fn name(&self) -> &str {
-        self.view.name()
-    }
-
-    fn guarded(&self, op: &'static str, number: INodeNo, work: impl FnOnce()) {
-        run_guarded(&self.view, &self.panics, op, number.0, work);
-    }
-
-    /// Runs what may take long beside the requests of the same view.
-    fn aside(&self, op: &'static str, number: INodeNo, work: impl FnOnce(&View) + Send + 'static) {
-        if !self.view.may_take_long(number.0) {
-            return self.guarded(op, number, || work(&self.view));
-        }
-        let (view, panics) = (self.view.clone(), self.panics.clone());
-        self.pool
-            .run(move || run_guarded(&view, &panics, op, number.0, || work(&view)));
-    }
-
-    fn entry(&self, op: &'static str, number: INodeNo, result: Res<Entry>, reply: ReplyEntry) {
-        match result {
-            Ok(entry) => {
-                let ttl = self.view.lifetime();
-                reply.entry(&ttl, &reply::attr(&entry.attr), Generation(0));
-            }
-            Err(e) => reply.error(failed(&self.view, op, number.0, e)),
-        }
-    }
-
-    fn done(&self, op: &'static str, number: INodeNo, result: Res<()>, reply: ReplyEmpty) {
-        match result {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(failed(&self.view, op, number.0, e)),
-        }
-    }
-
-    fn sized(&self, op: &'static str, n: INodeNo, found: Res<Vec<u8>>, size: u32, r: ReplyXattr) {
-        match found {
-            Ok(value) if size == 0 => r.size(value.len() as u32),
-            Ok(value) if value.len() <= size as usize => r.data(&value),
-            Ok(_) => r.error(fuser::Errno::from_i32(libc::ERANGE)),
-            Err(e) => r.error(failed(&self.view, op, n.0, e)),
-        }
-    }
-}
-
-fn run_guarded(view: &View, panics: &AtomicU64, op: &str, number: u64, work: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(work)).is_err() {
-        let count = panics.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::error!(
-            view = view.name(),
-            op,
-            number,
-            count,
-            "a request failed inside"
-        );
-    }
-}
-
-/// The one place where errors of requests are logged: those that nobody expects.
-fn failed(view: &View, op: &str, number: u64, e: Errno) -> fuser::Errno {
-    match e {
-        Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE => {
-            tracing::warn!(view = view.name(), op, number, error = %e, "request failed");
-        }
-        _ => tracing::debug!(view = view.name(), op, number, error = %e, "request refused"),
-    }
-    reply::errno(e)
-}
-
-fn caller(req: &Request) -> Caller {
-    Caller {
-        uid: req.uid(),
-        gid: req.gid(),
-    }
-}
-
-/// FUSE_HANDLE_KILLPRIV_V2 without a flag of its own: root keeps setuid bits.
-fn kills_suid(req: &Request) -> bool {
-    req.uid() != 0
-}
+use crate::fs::{Changes, OpenHow, View};
+use crate::sys::Errno;
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
@@ -668,23 +548,5 @@ impl Filesystem for Adapter {
                 Err(e) => reply.error(failed(&self.view, "copy_file_range", ino_in.0, e)),
             }
         });
-    }
-}
-
-impl Adapter {
-    /// As [`Adapter::aside`], for an object that is named in a directory.
-    fn aside_name(
-        &self,
-        op: &'static str,
-        parent: INodeNo,
-        name: &[u8],
-        work: impl FnOnce(&View) + Send + 'static,
-    ) {
-        if !self.view.name_may_take_long(parent.0, name) {
-            return self.guarded(op, parent, || work(&self.view));
-        }
-        let (view, panics) = (self.view.clone(), self.panics.clone());
-        self.pool
-            .run(move || run_guarded(&view, &panics, op, parent.0, || work(&view)));
     }
 }

@@ -1,9 +1,10 @@
 //! The adapter between the kernel and `fs`: decode a request, call, reply. No logic. Only here are
 //! fuser's types known.
 
+mod adapter;
 mod filesystem;
 mod mount;
 mod reply;
 
-pub use filesystem::Adapter;
+pub use adapter::Adapter;
 pub use mount::{MountError, MountPoint, mount};
