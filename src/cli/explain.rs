@@ -110,6 +110,9 @@ fn text(node: &str, image: &str, row: Option<&RuleRow>, why: &Explanation) -> St
         "writes to",
         why.writes_to.as_deref().unwrap_or("nowhere: EROFS"),
     );
+    if let Some(warning) = &why.warning {
+        line("warning", warning);
+    }
     if why.guarded {
         line(
             "note",

@@ -2,7 +2,7 @@
 //! the image, the rule tree compiled.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,7 +163,13 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
     });
     let view = view.map_err(|error| BuildError::View {
         node: node(),
-        why: why(&layers, error),
+        why: match (error, super::reset::mounted_on(&spec.node)) {
+            (Errno::BUSY, Ok(Some(point))) => {
+                format!("it is mounted already, on {}", point.display())
+            }
+            (Errno::BUSY, _) => "another process writes to its upper layers".into(),
+            _ => why(&layers, error),
+        },
     })?;
     Ok(Built {
         view,
@@ -235,8 +241,18 @@ fn image_layer(spec: &NodeSpec) -> Result<Arc<Layer>, BuildError> {
 }
 
 fn mount_rule(location: &Location, config: &Config) -> Option<MountRule> {
-    let any = location.require_mount.then_some(MountRule::Any);
-    any.map(|any| listed_mount(&location.path, config).unwrap_or(any))
+    let off = || MountRule::Off(remote_top(&config.remote_root));
+    let needed = location.require_mount;
+    needed.then(|| listed_mount(&location.path, config).unwrap_or_else(off))
+}
+
+/// The directory that everything remote is found below: `/net` of `/net/<host><path>`.
+fn remote_top(remote_root: &str) -> PathBuf {
+    let fixed = remote_root.split('<').next().unwrap_or_default();
+    match fixed.rsplit_once('/') {
+        Some((top, _)) if !top.is_empty() => top.into(),
+        _ => "/".into(),
+    }
 }
 
 /// The `require_mount` path at or above a directory; the longest is the nearest.

@@ -66,13 +66,15 @@ pub fn reset(config: &Config, node: &str, force: bool) -> Result<bool, ResetErro
 
 /// The mount point of a node's view, if there is one (proc(5), mountinfo: the source comes second
 /// after the lone dash).
-fn mounted_on(node: &str) -> std::io::Result<Option<PathBuf>> {
+pub(super) fn mounted_on(node: &str) -> std::io::Result<Option<PathBuf>> {
     let source = format!("statelite:{node}");
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     Ok(mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let mut after = after.split(' ');
-        let is_ours = after.next()? == "fuse.statelite" && after.next()? == source;
+        // The kernel says the subtype only where it was mounted with one.
+        let is_fuse = matches!(after.next()?, "fuse" | "fuse.statelite");
+        let is_ours = is_fuse && after.next()? == source;
         let point = before.split(' ').nth(4)?;
         is_ours.then(|| PathBuf::from(point))
     }))

@@ -52,6 +52,8 @@ pub struct Explanation {
     pub from: String,
     /// Where a write would go; `None` where it fails with EROFS.
     pub writes_to: Option<String>,
+    /// What is probably not as meant.
+    pub warning: Option<String>,
 }
 
 /// A file type in words.
@@ -78,7 +80,8 @@ fn shown(path: &[u8]) -> String {
 
 /// Where a walk with symlinks followed has come to.
 enum Walk {
-    /// The directory, the last name, and what it is.
+    /// The directory, the last name, and what it is; or the first name that a missing store keeps
+    /// from being looked up.
     Done {
         dir: Dir,
         name: Vec<u8>,
@@ -105,8 +108,14 @@ impl View {
                 continue;
             }
             let last = todo.is_empty();
-            let outcome = self.resolve(&dir, &name);
-            if let Ok(Outcome::Here(here)) = &outcome
+            let outcome = match self.resolve(&dir, &name) {
+                Err(Errno::IO) => {
+                    let outcome = Err(Errno::IO);
+                    return Ok(Walk::Done { dir, name, outcome });
+                }
+                outcome => outcome?,
+            };
+            if let Outcome::Here(here) = &outcome
                 && here.kind() == libc::S_IFLNK
                 && (!last || follow_last)
             {
@@ -126,9 +135,10 @@ impl View {
                 continue;
             }
             if last {
+                let outcome = Ok(outcome);
                 return Ok(Walk::Done { dir, name, outcome });
             }
-            let next = match outcome? {
+            let next = match outcome {
                 Outcome::Here(here) => here.into_dir()?,
                 Outcome::Absent { .. } => Dir {
                     path: join(&dir.path, &name),
@@ -159,15 +169,19 @@ impl View {
     /// `ELOOP`, `ENOTDIR`, and what the layers answer.
     pub fn canonical(&self, path: &[u8], follow_last: bool) -> Res<Vec<u8>> {
         Ok(match self.walk(path, follow_last)? {
-            Walk::Done { dir, name, .. } => join(&dir.path, &name),
+            Walk::Done { dir, name, outcome } => {
+                outcome?;
+                join(&dir.path, &name)
+            }
             Walk::Root(_) => Vec::new(),
         })
     }
 
-    /// Why a path is what it is.
+    /// Why a path is what it is. Where a store is missing, that is what is explained, of the first
+    /// name on the way that needs it.
     ///
     /// # Errors
-    /// `ELOOP`, `ENAMETOOLONG`, and `EIO` where a store on the way is missing.
+    /// `ELOOP`, `ENAMETOOLONG`, and `EIO` where a store that the root itself needs is missing.
     pub fn explain(&self, path: &[u8]) -> Res<Explanation> {
         let (at, pos, candidates, outcome) = match self.walk(path, false)? {
             Walk::Done { dir, name, outcome } => {
@@ -190,6 +204,13 @@ impl View {
             },
             Ok(Outcome::Absent { .. }) | Err(_) => Vec::new(),
         };
+        // An ro rule is there for what a litetree has.
+        let unserved = outcome.is_ok()
+            && self.rules.begins(pos)
+            && zone.kind == ZoneKind::Lite(LiteOption::Ro)
+            && !winners
+                .iter()
+                .any(|src| self.roles.trees.contains(&src.layer));
         let layers = candidates
             .iter()
             .map(|&candidate| {
@@ -228,6 +249,7 @@ impl View {
             number,
             from,
             writes_to,
+            warning: unserved.then(|| "no litetree has it".into()),
         })
     }
 
@@ -304,7 +326,13 @@ impl View {
                     let to = why
                         .writes_to
                         .map_or("nothing is written".into(), |to| format!("writes to {to}"));
-                    format!("{path}: {}: {} {}; {to}", why.option, why.shows, why.from)
+                    let warning = why
+                        .warning
+                        .map_or(String::new(), |warning| format!("; warning: {warning}"));
+                    format!(
+                        "{path}: {}: {} {}; {to}{warning}",
+                        why.option, why.shows, why.from
+                    )
                 }
                 Err(e) => format!("{path}: {}: {e}", option_word(zone)),
             };

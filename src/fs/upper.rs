@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::node::Orphan;
 use super::resolve::{Here, join};
 use super::{Inode, View};
+use crate::inode::id;
 use crate::layer::copyup::Origin;
 use crate::layer::{Found, Layer};
 use crate::rules::Pos;
@@ -184,7 +185,8 @@ impl View {
             attrs: like.as_ref().map(|object| &object.fd),
             contents: &[],
             target: &[],
-            number: None,
+            // What the path has in every view, whichever zone comes to show it.
+            number: Some(id::of_path(path, 0)),
         };
         if !deleted {
             return match layer.copy_up(dir, name, &origin) {

@@ -51,12 +51,22 @@ pub fn is_ours(name: &[u8], form: Form) -> bool {
 /// The name of a whiteout in the `.wh.` form.
 ///
 /// # Errors
-/// `ENAMETOOLONG` where the prefix does not fit before the name.
+/// `ENAMETOOLONG` where the prefix does not fit before the name; `EPERM` for the few names whose
+/// whiteout would be something else.
 pub fn whiteout_name(name: &[u8]) -> Res<Vec<u8>> {
     if name.len() + WH.len() > 255 {
         return Err(Errno::NAMETOOLONG);
     }
-    Ok([WH, name].concat())
+    let mark = [WH, name].concat();
+    if is_reserved(&mark) {
+        return Err(Errno::PERM);
+    }
+    Ok(mark)
+}
+
+/// Is this name, in the `.wh.` form, something else than the whiteout of a name?
+pub fn is_reserved(mark: &[u8]) -> bool {
+    mark.starts_with(OURS) || mark == WH_OPAQUE
 }
 
 /// An attribute's name in the view to its name in a store.
@@ -104,5 +114,9 @@ mod tests {
         assert!(is_ours(b".wh.x", Form::File) && !is_ours(b".wh.x", Form::Device));
         assert_eq!(whiteout_name(&[b'x'; 252]), Err(Errno::NAMETOOLONG));
         assert_eq!(whiteout_name(b"x").unwrap(), b".wh.x");
+        assert_eq!(whiteout_name(b".wh.x").unwrap(), b".wh..wh.x");
+        assert_eq!(whiteout_name(b".wh..opq"), Err(Errno::PERM));
+        assert_eq!(whiteout_name(b".statelite.work"), Err(Errno::PERM));
+        assert_eq!(whiteout_name(b".statelite").unwrap(), b".wh..statelite");
     }
 }

@@ -5,6 +5,7 @@
 //! layers, rules, inode numbers' meaning, or FUSE.
 
 pub mod copyup;
+mod lock;
 pub mod machinery;
 mod root;
 pub mod store;
@@ -90,8 +91,8 @@ pub struct Layer {
     spec: LayerSpec,
     root: Root,
     caps: OnceLock<Caps>,
-    /// The work directory, locked: nobody else writes to this upper.
-    taken: OnceLock<OwnedFd>,
+    /// Held from the first time that the upper is tried out.
+    lock: OnceLock<lock::Lock>,
     /// liteimg has been run on it: chains into `.statelite/tmpfs` are read through.
     liteimg: bool,
 }
@@ -104,7 +105,7 @@ impl Layer {
             spec,
             root,
             caps: OnceLock::new(),
-            taken: OnceLock::new(),
+            lock: OnceLock::new(),
             liteimg: false,
         };
         layer.liteimg = layer.spec.upper.is_none()
@@ -181,8 +182,12 @@ impl Layer {
     /// # Errors
     /// `EIO` where the layer is missing, `ENAMETOOLONG`, `EACCES` and the like.
     pub fn probe(&self, path: &[u8]) -> Res<Found> {
-        if obj::split(path).1.starts_with(machinery::OURS) && self.is_upper() {
-            return Ok(Found::Absent);
+        if self.is_upper() && machinery::is_ours(obj::split(path).1, self.form()) {
+            // A lower layer may have such a name, and it may have been deleted.
+            return Ok(match self.has_whiteout_file(path)? {
+                true => Found::Whiteout,
+                false => Found::Absent,
+            });
         }
         let fd = match self.open(path, OFlags::PATH) {
             Ok(fd) => fd,
@@ -279,7 +284,7 @@ impl Layer {
         for entry in dir::list(&fd)? {
             if self.is_upper() && form == Form::File && entry.name.starts_with(machinery::WH) {
                 let name = &entry.name[machinery::WH.len()..];
-                if !is_reserved_mark(&entry.name) && !name.is_empty() {
+                if !machinery::is_reserved(&entry.name) && !name.is_empty() {
                     listed.push(Listed {
                         name: name.into(),
                         kind: 0,
@@ -364,10 +369,6 @@ pub struct Listed {
     pub kind: u32,
     /// A deletion: hides the name in lower layers.
     pub whiteout: bool,
-}
-
-fn is_reserved_mark(name: &[u8]) -> bool {
-    name.starts_with(machinery::OURS) || name.starts_with(b".wh..wh.")
 }
 
 fn is_whiteout(stat: &Stat) -> bool {

@@ -21,37 +21,39 @@ const AUTOFS_MAGIC: u64 = 0x0187;
 /// What must be mounted for a directory to be the store it is meant to be.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum MountRule {
-    /// Some mount below the root file system (what an automounter makes for a remote store).
-    Any,
+    /// The base must be on another mount than this directory: what an automounter, or the daemon
+    /// itself, mounts below it for a remote store.
+    Off(PathBuf),
     /// This directory must be a mount point.
     At(PathBuf),
-}
-
-/// Why a root is not there.
-#[derive(Debug)]
-enum Why {
-    /// The store is missing, in words.
-    Missing(String),
-    /// This process has no descriptor or memory left to look: nothing is known of the store.
-    NoMeans,
-}
-
-impl Why {
-    fn of(path: impl std::fmt::Display, error: Errno) -> Why {
-        match error {
-            Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR => Why::NoMeans,
-            error => Why::Missing(format!("{path}: {error}")),
-        }
-    }
 }
 
 #[derive(Debug, Default)]
 struct State {
     fd: Option<Arc<OwnedFd>>,
     why: Option<String>,
-    /// The store is there, and has nothing of this node yet (a layer that is only looked at).
+    /// An upper that is only looked at and has nothing of this node yet.
     empty: bool,
     checked: Option<Instant>,
+}
+
+/// Why a root could not be opened.
+enum Missing {
+    /// The store is not there, in words.
+    Gone(String),
+    /// The store is there, and has nothing of this node yet (an upper that is only looked at).
+    Empty,
+    /// This process has no descriptor or memory left to look: nothing is known of the store.
+    NoMeans,
+}
+
+impl Missing {
+    fn of(path: impl std::fmt::Display, error: Errno) -> Missing {
+        match error {
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR => Missing::NoMeans,
+            error => Missing::Gone(format!("{path}: {error}")),
+        }
+    }
 }
 
 /// A root and its health.
@@ -86,10 +88,7 @@ impl State {
     fn recheck(&mut self, spec: &LayerSpec) {
         self.checked = Some(Instant::now());
         match open(spec) {
-            Ok(None) => {
-                (self.fd, self.why, self.empty) = (None, None, true);
-            }
-            Ok(Some((fd, stat))) => {
+            Ok((fd, stat)) => {
                 self.empty = false;
                 if self.why.take().is_some() {
                     tracing::info!(layer = spec.label, path = %spec.base.display(), "is there again");
@@ -102,11 +101,14 @@ impl State {
                     self.fd = Some(Arc::new(fd));
                 }
             }
-            // What is held stays good; without it, the store is as little there as before.
-            Err(Why::NoMeans) => {
-                tracing::warn!(layer = spec.label, "no descriptors left to look for it")
+            Err(Missing::Empty) => {
+                (self.fd, self.why, self.empty) = (None, None, true);
             }
-            Err(Why::Missing(why)) => {
+            // What is held stays good; without it, the store is as little there as before.
+            Err(Missing::NoMeans) => {
+                tracing::warn!(layer = spec.label, "no descriptors left to look for it");
+            }
+            Err(Missing::Gone(why)) => {
                 if self.why.is_none() && !spec.optional {
                     tracing::warn!(layer = spec.label, path = %spec.base.display(), %why, "is missing");
                 }
@@ -116,20 +118,20 @@ impl State {
     }
 }
 
-/// The root, or `None` for an upper that is only looked at and has not been made yet.
-fn open(spec: &LayerSpec) -> Result<Option<(OwnedFd, Stat)>, Why> {
+fn open(spec: &LayerSpec) -> Result<(OwnedFd, Stat), Missing> {
     let shown = &spec.base.display();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // The administrator's own path: its symlinks are followed, and an automounter mounts.
-    let base = rustix::fs::open(&spec.base, flags, Mode::empty()).map_err(|e| Why::of(shown, e))?;
+    let base =
+        rustix::fs::open(&spec.base, flags, Mode::empty()).map_err(|e| Missing::of(shown, e))?;
     if let Some(rule) = &spec.require_mount {
         check_mounted(rule, &spec.base, &base)?;
     }
     let Some(sub) = &spec.sub else {
-        let stat = obj::stat(&base).map_err(|e| Why::of(shown, e))?;
-        return Ok(Some((base, stat)));
+        let stat = obj::stat(&base).map_err(|e| Missing::of(shown, e))?;
+        return Ok((base, stat));
     };
-    let named = |e| Why::of(format!("{shown}/{}", String::from_utf8_lossy(sub)), e);
+    let named = |e| Missing::of(format!("{shown}/{}", String::from_utf8_lossy(sub)), e);
     let mut found = obj::open_beneath(base.as_fd(), sub, flags, Mode::empty());
     let makes = spec.upper.as_ref().is_some_and(|upper| !upper.read_only);
     if matches!(found, Err(Errno::NOENT)) && makes {
@@ -139,12 +141,12 @@ fn open(spec: &LayerSpec) -> Result<Option<(OwnedFd, Stat)>, Why> {
         make_dir(&base, sub).map_err(named)?;
         found = obj::open_beneath(base.as_fd(), sub, flags, Mode::empty());
     }
-    if matches!(found, Err(Errno::NOENT)) && spec.upper.is_some() {
-        return Ok(None);
-    }
-    let fd = found.map_err(named)?;
+    let fd = match found {
+        Err(Errno::NOENT) if spec.upper.is_some() => return Err(Missing::Empty),
+        found => found.map_err(named)?,
+    };
     let stat = obj::stat(&fd).map_err(named)?;
-    Ok(Some((fd, stat)))
+    Ok((fd, stat))
 }
 
 fn make_dir(base: &OwnedFd, path: &[u8]) -> Res<()> {
@@ -159,38 +161,33 @@ fn make_dir(base: &OwnedFd, path: &[u8]) -> Res<()> {
     }
 }
 
-fn check_mounted(rule: &MountRule, base: &Path, fd: &OwnedFd) -> Result<(), Why> {
-    let missing = |why: String| Err(Why::Missing(why));
+fn check_mounted(rule: &MountRule, base: &Path, fd: &OwnedFd) -> Result<(), Missing> {
+    let gone = |why: String| Err(Missing::Gone(why));
     match rule {
         MountRule::At(point) => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let stat = rustix::fs::open(point, flags, Mode::empty())
                 .and_then(obj::stat)
-                .map_err(|e| Why::of(point.display(), e))?;
+                .map_err(|e| Missing::of(point.display(), e))?;
             if !stat.mount_root {
-                return missing(format!("nothing is mounted on {}", point.display()));
+                return gone(format!("nothing is mounted on {}", point.display()));
             }
         }
-        MountRule::Any => {
-            let kind = rustix::fs::fstatfs(fd).map_err(|e| Why::of(base.display(), e))?;
+        MountRule::Off(dir) => {
+            let kind = rustix::fs::fstatfs(fd).map_err(|e| Missing::of(base.display(), e))?;
             if kind.f_type as u64 == AUTOFS_MAGIC {
-                return missing(format!(
+                return gone(format!(
                     "{}: the automounter has not mounted it",
                     base.display()
                 ));
             }
-            let real = std::fs::canonicalize(base)
-                .map_err(|e| Why::Missing(format!("{}: {e}", base.display())))?;
-            let mounted = real
-                .ancestors()
-                .filter(|dir| dir.parent().is_some())
-                .any(|dir| {
-                    rustix::fs::open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                        .and_then(obj::stat)
-                        .is_ok_and(|stat| stat.mount_root)
-                });
-            if !mounted {
-                return missing(format!("{} is remote and not mounted", base.display()));
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let around = rustix::fs::open(dir, flags, Mode::empty())
+                .and_then(obj::mount_id)
+                .map_err(|e| Missing::of(dir.display(), e))?;
+            let own = obj::mount_id(fd).map_err(|e| Missing::of(base.display(), e))?;
+            if own == around {
+                return gone(format!("{} is remote and not mounted", base.display()));
             }
         }
     }

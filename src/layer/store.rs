@@ -6,9 +6,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, XattrFlags};
 
 use super::machinery::{self, Form};
 use super::{FormChoice, Layer, is_whiteout};
@@ -27,9 +26,6 @@ pub struct Caps {
     /// renameat2(2) can leave a whiteout.
     pub rename_whiteout: bool,
 }
-
-/// How long a process whose view has been unmounted may take to end.
-const UNMOUNTING: Duration = Duration::from_secs(5);
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -61,7 +57,8 @@ impl Layer {
     /// What the upper can do.
     ///
     /// # Errors
-    /// `EIO` where the store is missing or refuses what it must hold; `EROFS` of a lower layer.
+    /// `EIO` where the store is missing or refuses what it must hold; `EROFS` of a lower layer;
+    /// `EBUSY` where another process serves it.
     pub fn caps(&self) -> Res<Caps> {
         if let Some(caps) = self.caps.get() {
             return Ok(*caps);
@@ -76,7 +73,13 @@ impl Layer {
             return self.guess(spec);
         }
         let work = self.work()?;
-        self.take(&work)?;
+        if self.lock.get().is_none() {
+            // Another thread may have come first: it got the same lock.
+            self.lock.get_or_init({
+                let lock = super::lock::take(&work)?;
+                || lock
+            });
+        }
         let name = stage_name();
         let mode = Mode::from_raw_mode(0o600);
         let device = rustix::fs::mknodat(
@@ -142,32 +145,6 @@ impl Layer {
             tmpfile: false,
             rename_whiteout: false,
         })
-    }
-
-    /// Makes sure that nobody else writes to this upper as long as this process lives. One that is
-    /// just being unmounted is waited for.
-    fn take(&self, work: &OwnedFd) -> Res<()> {
-        let lock = obj::reopen(work, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let began = Instant::now();
-        loop {
-            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::AGAIN) if began.elapsed() < UNMOUNTING => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(Errno::AGAIN) => return Err(Errno::BUSY),
-                // A store without such locks (some NFS servers).
-                Err(e) => {
-                    tracing::warn!(layer = self.spec.label, error = %e, "not locked against a second mount");
-                    return Ok(());
-                }
-            }
-        }
-        // Held until the process ends; only a layer that is tried out twice at once loses one.
-        if self.taken.set(lock).is_err() {
-            tracing::debug!(layer = self.spec.label, "locked already");
-        }
-        Ok(())
     }
 
     fn tries_xattr(&self, work: &OwnedFd) -> Res<bool> {

@@ -1,5 +1,7 @@
 //! Canonical rules to a [`RuleTree`].
 
+use std::collections::HashMap;
+
 use crate::tables::LiteOption;
 
 use super::{Node, RuleTree, Text, UpperKind, Zone, ZoneKind};
@@ -65,6 +67,7 @@ pub fn compile(rules: &[Rule], options: &CompileOptions) -> RuleTree {
     if options.compat_dirs {
         compat_dirs(&mut tree, rules, options, &persistent);
     }
+    let links = Links::new(rules, options.link_view);
     for (index, rule) in rules.iter().enumerate() {
         let zone = |kind, strip| Zone {
             kind,
@@ -73,10 +76,21 @@ pub fn compile(rules: &[Rule], options: &CompileOptions) -> RuleTree {
             dir: rule.dir,
             rule: Some(index),
         };
-        let chained = rule.link && options.link_view == LinkView::Symlink && !rule.path.is_empty();
-        if !chained {
-            tree.insert(&rule.path, zone(ZoneKind::Lite(rule.option), 0));
-            continue;
+        let lite = ZoneKind::Lite(rule.option);
+        // Below a link rule's path the view has a symlink: what a deeper rule governs is found
+        // where that leads to.
+        let home = links.home(&rule.path);
+        match home {
+            Home::View if !links.has(&rule.path) => {
+                tree.insert(&rule.path, zone(lite, 0));
+                continue;
+            }
+            Home::Persistent => {
+                let path = join(&persistent, &rule.path);
+                tree.insert(&path, zone(lite, persistent.len() + 1));
+                continue;
+            }
+            _ => {}
         }
         // /etc/ntp.conf -> ../.statelite/tmpfs/etc/ntp.conf, and that is the file, or for a
         // persistent rule one more link to ../../persistent/<node>/etc/ntp.conf.
@@ -85,26 +99,70 @@ pub fn compile(rules: &[Rule], options: &CompileOptions) -> RuleTree {
         let chain = |ups: usize, target: &[u8]| {
             ZoneKind::Chain([&b"../".repeat(ups)[..], target].concat().into())
         };
-        tree.insert(&rule.path, zone(chain(ups, &in_tmpfs), 0));
-        if rule.option == LiteOption::Persistent {
+        if home == Home::View {
+            tree.insert(&rule.path, zone(chain(ups, &in_tmpfs), 0));
+        }
+        if links.has(&rule.path) && rule.option == LiteOption::Persistent {
             let target = join(&[&b"persistent/"[..], &options.node].concat(), &rule.path);
             tree.insert(&in_tmpfs, zone(chain(ups + 1, &target), 0));
-            let lite = zone(ZoneKind::Lite(rule.option), persistent.len() + 1);
-            tree.insert(&join(&persistent, &rule.path), lite);
+            let path = join(&persistent, &rule.path);
+            tree.insert(&path, zone(lite, persistent.len() + 1));
         } else {
-            tree.insert(
-                &in_tmpfs,
-                zone(ZoneKind::Lite(rule.option), TMPFS.len() + 1),
-            );
+            tree.insert(&in_tmpfs, zone(lite, TMPFS.len() + 1));
         }
     }
     if options.mtab {
-        let at = tree.place(b"etc/mtab");
+        let mtab = b"etc/mtab";
+        let at = tree.place(&match links.home(mtab) {
+            Home::View => mtab.to_vec(),
+            Home::Tmpfs => join(TMPFS, mtab),
+            Home::Persistent => join(&persistent, mtab),
+        });
         tree.nodes[at].mtab = true;
     }
     let outermost = tree.nodes[0].zone;
     tree.settle(0, outermost);
     tree
+}
+
+/// Where the content of a path lies, of those above it that are symlinks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Home {
+    /// At the path itself.
+    View,
+    /// Below `.statelite/tmpfs`.
+    Tmpfs,
+    /// Below `.statelite/persistent/<node>`: every rule there is in its place, without a symlink.
+    Persistent,
+}
+
+/// The rules that show as symlinks: path and option.
+struct Links<'a>(HashMap<&'a [u8], LiteOption>);
+
+impl<'a> Links<'a> {
+    fn new(rules: &'a [Rule], link_view: LinkView) -> Self {
+        let shown =
+            |rule: &&Rule| rule.link && link_view == LinkView::Symlink && !rule.path.is_empty();
+        let entry = |rule: &'a Rule| (&rule.path[..], rule.option);
+        Links(rules.iter().filter(shown).map(entry).collect())
+    }
+
+    fn has(&self, path: &[u8]) -> bool {
+        self.0.contains_key(path)
+    }
+
+    fn home(&self, path: &[u8]) -> Home {
+        let mut home = Home::View;
+        let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/');
+        for (end, _) in ends {
+            match self.0.get(&path[..end]) {
+                Some(LiteOption::Persistent) => return Home::Persistent,
+                Some(_) => home = Home::Tmpfs,
+                None => {}
+            }
+        }
+        home
+    }
 }
 
 fn compat_dirs(tree: &mut RuleTree, rules: &[Rule], options: &CompileOptions, persistent: &[u8]) {

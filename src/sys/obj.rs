@@ -142,6 +142,15 @@ pub fn stat(fd: impl AsFd) -> Res<Stat> {
     stat_at(fd, b"", AtFlags::EMPTY_PATH)
 }
 
+/// Which mount an object was reached through; two mounts of one file system differ.
+///
+/// # Errors
+/// statx(2)'s.
+pub fn mount_id(fd: impl AsFd) -> Res<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
+    Ok(rustix::fs::statx(fd, c"", flags, StatxFlags::MNT_ID)?.stx_mnt_id)
+}
+
 /// statx of `name` in a directory, a symlink itself where it is one.
 ///
 /// # Errors
