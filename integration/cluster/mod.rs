@@ -197,8 +197,6 @@ impl Cluster {
                 &cluster.quoted(name),
             );
         }
-        cluster.set("run_dir", &cluster.quoted("run"));
-        cluster.set("state_dir", &cluster.quoted("run"));
         cluster.set("localdisk_dir", &cluster.quoted("disk"));
         for (path, options) in rules {
             cluster.rule(path, options);

@@ -231,7 +231,11 @@ impl View {
                 ("nothing".into(), None, "deleted in the upper".into())
             }
             Ok(Outcome::Absent { .. }) => ("nothing".into(), None, "no layer has it".into()),
-            Err(error) => ("an error".into(), None, error.to_string()),
+            Err(error) => (
+                "nothing".into(),
+                None,
+                format!("a layer is missing: {error}"),
+            ),
         };
         let writes_to = self
             .writable(pos)
