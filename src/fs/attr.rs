@@ -36,7 +36,7 @@ impl View {
             Ok(here) => Ok(here.attr),
             Err(e @ (Errno::NOENT | Errno::STALE)) => {
                 let file = handle.and_then(|handle| self.files.get(handle)).ok_or(e)?;
-                let mut stat = obj::stat(&*file.current())?;
+                let mut stat = obj::stat(&*file.current().ok_or(e)?)?;
                 stat.nlink = 0;
                 Ok(Attr { number, stat })
             }
@@ -91,11 +91,10 @@ impl View {
     }
 
     fn truncate(&self, here: &Here, size: u64, handle: Option<u64>) -> Res<()> {
-        let open = handle
-            .and_then(|handle| self.files.get(handle))
-            .filter(|file| file.writes());
-        if let Some(file) = open {
-            return rustix::fs::ftruncate(&*file.current(), size);
+        let open = handle.and_then(|handle| self.files.get(handle));
+        let open = open.filter(|file| file.writes());
+        if let Some(file) = open.and_then(|file| file.current()) {
+            return rustix::fs::ftruncate(&*file, size);
         }
         let fd = here.fd.as_ref().ok_or(Errno::IO)?;
         if here.kind() != libc::S_IFREG {

@@ -130,7 +130,7 @@ impl View {
         let epoch = inode.data.state.read().epoch;
         Ok((
             entry,
-            self.files.insert(OpenFile::new(inode, how, file, epoch)),
+            self.keep_open(OpenFile::new(inode, how, file, epoch)),
         ))
     }
 

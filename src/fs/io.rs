@@ -77,7 +77,10 @@ impl View {
         let Some(open) = self.files.get(handle).filter(|open| open.writes()) else {
             return Ok(());
         };
-        let copy = rustix::io::dup(&*open.current())?;
+        let Some(file) = open.current() else {
+            return Ok(());
+        };
+        let copy = rustix::io::dup(&*file)?;
         crate::sys::close::close(copy)
     }
 

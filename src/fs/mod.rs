@@ -216,3 +216,30 @@ impl View {
         Ok(stored.unwrap_or_else(|| id::of_upper(kind, stat.ino, stat.btime)))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::fleet::{PlainSpec, plain_view};
+    use crate::layer::FormChoice;
+
+    pub(crate) const ROOT: u64 = id::ROOT;
+
+    /// A view over one lower directory that `fill` fills.
+    pub(crate) fn plain(dir: &Path, fill: impl FnOnce(&Path)) -> View {
+        for name in ["lower", "upper", "work"] {
+            std::fs::create_dir(dir.join(name)).unwrap();
+        }
+        fill(&dir.join("lower"));
+        plain_view(&PlainSpec {
+            lower: vec![dir.join("lower")],
+            upper: dir.join("upper"),
+            work: dir.join("work"),
+            lifetime: Duration::from_secs(1),
+            form: FormChoice::Auto,
+        })
+        .unwrap()
+    }
+}

@@ -45,15 +45,16 @@ impl OpenHow {
 pub struct OpenFile {
     inode: Arc<Inode>,
     how: OpenHow,
-    /// Replaced when the file is copied up: a reader then sees later writes.
-    file: RwLock<Arc<OwnedFd>>,
+    /// Replaced when the file is copied up: a reader then sees later writes. `None` while it was
+    /// let go of, to be opened again when it is used.
+    file: RwLock<Option<Arc<OwnedFd>>>,
     epoch: AtomicU32,
 }
 
 impl OpenFile {
     pub(super) fn new(inode: Arc<Inode>, how: OpenHow, file: OwnedFd, epoch: u32) -> OpenFile {
         inode.data.opens.fetch_add(1, Ordering::Relaxed);
-        let file = RwLock::new(Arc::new(file));
+        let file = RwLock::new(Some(Arc::new(file)));
         OpenFile {
             inode,
             how,
@@ -63,8 +64,18 @@ impl OpenFile {
     }
 
     /// The descriptor as it is, perhaps of before a copy-up.
-    pub(super) fn current(&self) -> Arc<OwnedFd> {
+    pub(super) fn current(&self) -> Option<Arc<OwnedFd>> {
         self.file.read().clone()
+    }
+
+    /// Lets go of the descriptor, unless it is in use or could not be had again: contents that
+    /// were put together for this handle.
+    fn let_go(&self) {
+        let again = matches!(self.inode.data.state.read().source, Source::One(_));
+        let mut file = self.file.write();
+        if again && file.as_ref().is_some_and(|fd| Arc::strong_count(fd) == 1) {
+            *file = None;
+        }
     }
 
     pub(super) fn writes(&self) -> bool {
@@ -99,7 +110,7 @@ impl View {
             let epoch = inode.data.state.read().epoch;
             (self.open_to_read(&*self.object(&inode)?, how)?, epoch)
         };
-        Ok(self.files.insert(OpenFile::new(inode, how, file, epoch)))
+        Ok(self.keep_open(OpenFile::new(inode, how, file, epoch)))
     }
 
     /// O_TRUNC (FUSE_ATOMIC_O_TRUNC leaves it to us).
@@ -158,18 +169,81 @@ impl View {
             return self.open_to_read(&*self.object(&inode)?, how).map(Arc::new);
         };
         let epoch = open.inode.data.state.read().epoch;
-        if open.epoch.load(Ordering::Acquire) != epoch {
-            let here = self.object(&open.inode)?;
-            let file = Arc::new(self.open_upper(&here, open.how)?);
-            *open.file.write() = file.clone();
-            open.epoch.store(epoch, Ordering::Release);
+        let current = open
+            .current()
+            .filter(|_| open.epoch.load(Ordering::Acquire) == epoch);
+        if let Some(file) = current {
             return Ok(file);
         }
-        Ok(open.current())
+        let here = self.object(&open.inode)?;
+        let file = match open.how.writes() {
+            true => self.open_upper(&here, open.how)?,
+            false => self.open_to_read(&here, open.how)?,
+        };
+        let file = Arc::new(file);
+        *open.file.write() = Some(file.clone());
+        open.epoch.store(epoch, Ordering::Release);
+        Ok(file)
+    }
+
+    /// Gives an open file a number. Each costs this process a descriptor: where they come near
+    /// the limit, files that are not in use right now are let go of.
+    pub(super) fn keep_open(&self, file: OpenFile) -> u64 {
+        let number = self.files.insert(file);
+        if number.is_multiple_of(256) && self.files.len() > most_open() {
+            for file in self.files.all() {
+                file.let_go();
+            }
+        }
+        number
     }
 
     /// Lets go of a handle.
     pub fn release(&self, handle: u64) {
         self.files.remove(handle);
+    }
+}
+
+/// How many descriptors open files may hold: half the limit, so that requests have the rest.
+fn most_open() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit / 2).unwrap_or(usize::MAX)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::tests::{ROOT, plain};
+
+    const ME: Caller = Caller { uid: 0, gid: 0 };
+
+    #[test]
+    fn a_descriptor_that_was_let_go_of_is_had_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = plain(dir.path(), |lower| {
+            std::fs::write(lower.join("f"), "lower").unwrap()
+        });
+        let file = view.lookup(ROOT, b"f").unwrap().attr.number;
+        let reader = view
+            .open(file, OpenHow::from_raw(libc::O_RDONLY), ME)
+            .unwrap();
+        let writer = view
+            .open(file, OpenHow::from_raw(libc::O_RDWR), ME)
+            .unwrap();
+        for round in 0..3 {
+            for open in view.files.all() {
+                open.let_go();
+                assert!(open.current().is_none());
+            }
+            if round == 2 {
+                view.unlink(ROOT, b"f").unwrap();
+            }
+            view.write(file, writer, 0, &[b'0' + round], false).unwrap();
+            let mut text = [0; 5];
+            view.read(file, reader, 0, &mut text).unwrap();
+            assert_eq!(text, [b'0' + round, b'o', b'w', b'e', b'r']);
+        }
     }
 }

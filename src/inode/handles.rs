@@ -35,6 +35,21 @@ impl<H> Handles<H> {
         self.map.get(&number).map(|handle| handle.clone())
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Is nothing open?
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// Everything that is open, in no order.
+    pub fn all(&self) -> Vec<Arc<H>> {
+        self.map.iter().map(|handle| handle.clone()).collect()
+    }
+
     /// Lets go of it.
     pub fn remove(&self, number: u64) -> Option<Arc<H>> {
         self.map.remove(&number).map(|(_, handle)| handle)
