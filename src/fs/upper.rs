@@ -82,11 +82,10 @@ impl View {
     /// A file that lost its last name before it was written to: its copy has none either.
     fn copy_orphan(&self, inode: &Inode, here: &Here, upper: u8, data: Data) -> Res<()> {
         let layer = &self.layers[upper as usize];
-        let root = layer.root()?;
         let mut copy = None;
         self.with_room(|| {
             self.copy(layer, here, data, |origin| {
-                copy = Some(layer.copy_unnamed(&root, origin)?);
+                copy = Some(layer.copy_unnamed(origin)?);
                 Ok(())
             })
         })?;

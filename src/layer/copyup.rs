@@ -38,7 +38,7 @@ impl Layer {
     /// nothing is left behind then.
     pub fn copy_up(&self, dir: &OwnedFd, name: &[u8], origin: &Origin<'_>) -> Res<()> {
         if origin.stat.kind() == libc::S_IFREG && self.caps()?.tmpfile {
-            let file = self.copy_unnamed(dir, origin)?;
+            let file = self.copy_unnamed(origin)?;
             return rustix::fs::linkat(&file, c"", dir, name, AtFlags::EMPTY_PATH);
         }
         let work = self.work()?;
@@ -64,9 +64,10 @@ impl Layer {
     ///
     /// # Errors
     /// As [`Layer::copy_up`].
-    pub fn copy_unnamed(&self, dir: &OwnedFd, origin: &Origin<'_>) -> Res<OwnedFd> {
+    pub fn copy_unnamed(&self, origin: &Origin<'_>) -> Res<OwnedFd> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(dir, c".", flags, Mode::from_raw_mode(0o600))?;
+        // Not in the directory where it will be named: it would inherit that one's default ACL.
+        let file = rustix::fs::openat(self.work()?, c".", flags, Mode::from_raw_mode(0o600))?;
         self.fill(&file, origin)?;
         Ok(file)
     }

@@ -174,7 +174,13 @@ impl Layer {
         match open() {
             Err(Errno::NOENT) if !spec.read_only => {
                 match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
-                    Ok(()) | Err(Errno::EXIST) => open(),
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(e) => return Err(e),
+                }
+                let made = open()?;
+                // What is made there is to have no ACL but its own.
+                match Xattrs::of(&made).remove(c"system.posix_acl_default") {
+                    Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(made),
                     Err(e) => Err(e),
                 }
             }
