@@ -53,7 +53,7 @@ impl Adapter {
     }
 
     pub(super) fn guarded(&self, op: &'static str, number: INodeNo, work: impl FnOnce()) {
-        run_guarded(&self.view, &self.panics, op, number.0, work);
+        run_guarded(self.name(), &self.panics, op, number.0, work);
     }
 
     /// Runs what may take long beside the requests of the same view.
@@ -68,7 +68,7 @@ impl Adapter {
         }
         let (view, panics) = (self.view.clone(), self.panics.clone());
         self.pool
-            .run(move || run_guarded(&view, &panics, op, number.0, || work(&view)));
+            .run(move || run_guarded(view.name(), &panics, op, number.0, || work(&view)));
     }
 
     /// As [`Adapter::aside`], for an object that is named in a directory.
@@ -84,7 +84,7 @@ impl Adapter {
         }
         let (view, panics) = (self.view.clone(), self.panics.clone());
         self.pool
-            .run(move || run_guarded(&view, &panics, op, parent.0, || work(&view)));
+            .run(move || run_guarded(view.name(), &panics, op, parent.0, || work(&view)));
     }
 
     pub(super) fn entry(
@@ -133,16 +133,10 @@ impl Adapter {
     }
 }
 
-fn run_guarded(view: &View, panics: &AtomicU64, op: &str, number: u64, work: impl FnOnce()) {
+fn run_guarded(view: &str, panics: &AtomicU64, op: &str, number: u64, work: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         let count = panics.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::error!(
-            view = view.name(),
-            op,
-            number,
-            count,
-            "a request failed inside"
-        );
+        tracing::error!(view, op, number, count, "a request failed inside");
     }
 }
 
@@ -167,4 +161,20 @@ pub(super) fn caller(req: &Request) -> Caller {
 /// FUSE_HANDLE_KILLPRIV_V2 without a flag of its own: root keeps setuid bits.
 pub(super) fn kills_suid(req: &Request) -> bool {
     req.uid() != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panicking_request_is_caught_and_counted() {
+        let panics = AtomicU64::new(0);
+        let mut served = false;
+        run_guarded("n1", &panics, "read", 1, || panic!("as a test wants it"));
+        run_guarded("n1", &panics, "read", 1, || served = true);
+        run_guarded("n1", &panics, "read", 1, || panic!("and once more"));
+        assert!(served);
+        assert_eq!(panics.load(Ordering::Relaxed), 2);
+    }
 }
