@@ -1,6 +1,6 @@
 //! CREATE, MKNOD, MKDIR, SYMLINK, LINK: one system call in the upper makes the object with its
-//! owner, mode and ACL; where a whiteout stands, under a stage's name beside it, and a rename
-//! follows.
+//! owner, mode and ACL; where a whiteout stands, in a directory of the work directory that hands
+//! down the same, and a rename follows.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -64,21 +64,7 @@ impl View {
             return self.with_room(|| make(&dir, name));
         }
         let layer = &self.layers[place.upper as usize];
-        let staged = || {
-            layer.staged(
-                &dir,
-                |stage| make(&dir, stage),
-                |stage, _| {
-                    if is_dir {
-                        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                        let made = rustix::fs::openat(&dir, stage, flags, Mode::empty())?;
-                        layer.mark_opaque(made)?;
-                    }
-                    layer.over_whiteout(&dir, stage, name, is_dir)
-                },
-            )
-        };
-        self.with_room(staged)
+        self.with_room(|| layer.make_over_whiteout(&dir, name, is_dir, &make))
     }
 
     fn entry(&self, place: &Place, name: &[u8]) -> Res<(Entry, Arc<Inode>)> {

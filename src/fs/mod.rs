@@ -164,7 +164,6 @@ impl View {
                 .is_some_and(|upper| !upper.read_only);
             if writable && layer.missing().is_none() {
                 layer.caps()?;
-                layer.clean_work()?;
             }
         }
         if view.options.eager_seed {

@@ -189,17 +189,20 @@ impl View {
             }
             let flags = RenameFlags::empty();
             store::rename(&source.dir, source.name, &target.dir, target.name, flags)?;
-            return layer.end_whiteout_file(&target.dir, target.name);
+            layer.end_whiteout_file(&target.dir, target.name);
+            return Ok(());
         }
         if is_dir && there.is_some_and(|stat| !stat.is_dir()) {
             // Only a whiteout can be here. It changes places with the directory, and stays at the
             // source where one is needed.
             let flags = RenameFlags::EXCHANGE;
             store::rename(&source.dir, source.name, &target.dir, target.name, flags)?;
-            return match source.below {
-                true => Ok(()),
-                false => rustix::fs::unlinkat(&source.dir, source.name, AtFlags::empty()),
-            };
+            if !source.below {
+                // Where it is left over, it hides nothing.
+                let taken = rustix::fs::unlinkat(&source.dir, source.name, AtFlags::empty());
+                layer.clear_away(taken);
+            }
+            return Ok(());
         }
         let flags = match source.below && caps.rename_whiteout {
             true => RenameFlags::WHITEOUT,

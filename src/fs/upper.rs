@@ -62,10 +62,11 @@ impl View {
         let before = obj::stat(&dir)?;
         let copy = |origin: &Origin<'_>| layer.copy_up(&dir, name, origin);
         match self.with_room(|| self.copy(layer, &here, data, copy)) {
-            // To the node nothing was added to this directory (as overlayfs' ovl_copy_up_one).
+            // To the node nothing was added to this directory (as overlayfs' ovl_link_up; as
+            // there, the copy is made whether this succeeds or not).
             Ok(()) => {
                 let time = |(s, n)| SetTime::At(s, n);
-                obj::set_times(&dir, time(before.atime), time(before.mtime))?;
+                layer.clear_away(obj::set_times(&dir, time(before.atime), time(before.mtime)));
             }
             // Someone else put something there: what it is decides the next look.
             Err(Errno::EXIST) => {}
@@ -193,22 +194,9 @@ impl View {
                 other => other,
             };
         }
-        layer
-            .staged(
-                dir,
-                |stage| layer.copy_up(dir, stage, &origin),
-                |stage, ()| {
-                    let made = rustix::fs::openat(
-                        dir,
-                        stage,
-                        rustix::fs::OFlags::PATH | rustix::fs::OFlags::NOFOLLOW,
-                        rustix::fs::Mode::empty(),
-                    )?;
-                    layer.mark_opaque(&made)?;
-                    layer.over_whiteout(dir, stage, name, true)
-                },
-            )
-            .map(drop)
+        layer.make_over_whiteout(dir, name, true, |nest, name| {
+            layer.copy_up(nest, name, &origin)
+        })
     }
 
     /// A symlink's target, wherever it comes from.

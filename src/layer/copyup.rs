@@ -45,7 +45,7 @@ impl Layer {
         self.staged(
             &work,
             |stage| self.make(&work, stage, origin),
-            |stage, ()| {
+            |stage| {
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let made = rustix::fs::openat(&work, stage, flags, Mode::empty())?;
                 if origin.stat.kind() == libc::S_IFREG {
@@ -120,7 +120,7 @@ impl Layer {
         obj::set_times(made, time(stat.atime), time(stat.mtime))
     }
 
-    fn copy_attrs(&self, from: impl AsFd, to: impl AsFd) -> Res<()> {
+    pub(super) fn copy_attrs(&self, from: impl AsFd, to: impl AsFd) -> Res<()> {
         let (from, to) = (Xattrs::of(&from), Xattrs::of(&to));
         for name in from.list()?.split_inclusive(|b| *b == 0) {
             let Ok(name) = CStr::from_bytes_with_nul(name) else {

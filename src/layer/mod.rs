@@ -91,6 +91,8 @@ pub struct Layer {
     spec: LayerSpec,
     root: Root,
     caps: OnceLock<Caps>,
+    /// Held while it is found out what the upper can do: once, before anything is made in it.
+    trying: parking_lot::Mutex<()>,
     /// Held from the first time that the upper is tried out.
     lock: OnceLock<lock::Lock>,
     /// liteimg has been run on it: chains into `.statelite/tmpfs` are read through.
@@ -105,6 +107,7 @@ impl Layer {
             spec,
             root,
             caps: OnceLock::new(),
+            trying: parking_lot::Mutex::new(()),
             lock: OnceLock::new(),
             liteimg: false,
         };

@@ -1,8 +1,9 @@
 //! The write side of an upper: staging, whiteouts, opaque directories, stored numbers.
 //!
-//! What is not yet part of the upper is made under a name of the machinery, in the work directory
-//! or, where the parent's default ACL and setgid bit are to apply, beside its place, and comes to
-//! its place by one rename. So a crash leaves the old state or the new one.
+//! What is not yet part of the upper is made in the work directory, under a name of the machinery,
+//! and comes to its place by one rename. So a crash leaves the old state or the new one, and all
+//! that it leaves besides is in the one directory that is emptied at the next start. Likewise what
+//! cannot be cleared away once an operation is done: it is done all the same.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,6 +64,10 @@ impl Layer {
         if let Some(caps) = self.caps.get() {
             return Ok(*caps);
         }
+        let _trying = self.trying.lock();
+        if let Some(caps) = self.caps.get() {
+            return Ok(*caps);
+        }
         let caps = self.try_out()?;
         Ok(*self.caps.get_or_init(|| caps))
     }
@@ -72,13 +77,18 @@ impl Layer {
         if spec.read_only {
             return self.guess(spec);
         }
-        let work = self.work()?;
-        if self.lock.get().is_none() {
-            // Another thread may have come first: it got the same lock.
-            self.lock.get_or_init({
+        let work = self.work_dir()?;
+        let lock = match self.lock.get() {
+            Some(lock) => lock,
+            None => {
                 let lock = super::lock::take(&work)?;
-                || lock
-            });
+                self.lock.get_or_init(|| lock)
+            }
+        };
+        // What is left there might have the names that are tried out. Where another view of this
+        // process serves the upper, they are its stages.
+        if std::sync::Arc::strong_count(lock) == 1 {
+            clean(&work)?;
         }
         let name = stage_name();
         let mode = Mode::from_raw_mode(0o600);
@@ -156,11 +166,17 @@ impl Layer {
         }
     }
 
-    /// The work directory, made where it is missing. It is private to the daemon.
+    /// The work directory of an upper that has been tried out.
     ///
     /// # Errors
-    /// What opening or making it answers.
+    /// As [`Layer::caps`].
     pub fn work(&self) -> Res<OwnedFd> {
+        self.caps()?;
+        self.work_dir()
+    }
+
+    /// The work directory, made where it is missing. It is private to the daemon.
+    fn work_dir(&self) -> Res<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let spec = self.spec.upper.as_ref().ok_or(Errno::ROFS)?;
         let (parent, name) = match &spec.work {
@@ -186,22 +202,6 @@ impl Layer {
             }
             other => other,
         }
-    }
-
-    /// Empties the work directory of what a crash left there.
-    ///
-    /// # Errors
-    /// What listing or removing answers.
-    pub fn clean_work(&self) -> Res<()> {
-        let work = self.work()?;
-        let listing = obj::reopen(&work, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        for entry in dir::list(&listing)?
-            .iter()
-            .filter(|e| e.name.starts_with(machinery::OURS))
-        {
-            remove_tree(&work, &entry.name)?;
-        }
-        Ok(())
     }
 
     /// The number stored with an object of this upper, if it was copied up.
@@ -285,27 +285,26 @@ impl Layer {
         }
     }
 
-    /// Makes something under a name of the machinery beside its place, hands it to `finish`, and
-    /// takes it away again where that fails.
+    /// Makes something under a name of the machinery in the work directory, hands it to `finish`,
+    /// and takes it away again where that fails.
     ///
     /// # Errors
     /// What `make` and `finish` answer.
-    pub fn staged<T>(
+    pub(super) fn staged(
         &self,
-        dir: &OwnedFd,
-        make: impl FnOnce(&[u8]) -> Res<T>,
-        finish: impl FnOnce(&[u8], &T) -> Res<()>,
-    ) -> Res<T> {
+        work: &OwnedFd,
+        make: impl FnOnce(&[u8]) -> Res<()>,
+        finish: impl FnOnce(&[u8]) -> Res<()>,
+    ) -> Res<()> {
         let stage = stage_name();
-        let made = make(&stage)?;
-        match finish(&stage, &made) {
-            Ok(()) => Ok(made),
-            Err(e) => {
-                if let Err(left) = remove_tree(dir, &stage) {
-                    tracing::warn!(layer = self.spec.label, error = %left, "a stage could not be removed");
-                }
-                Err(e)
-            }
+        make(&stage)?;
+        finish(&stage).inspect_err(|_| self.clear_away(remove_tree(work, &stage)))
+    }
+
+    /// What is done is done, also where something could not be cleared away after it.
+    pub fn clear_away(&self, cleared: Res<()>) {
+        if let Err(e) = ignore_absent(cleared) {
+            tracing::warn!(layer = self.spec.label, error = %e, "done, but not cleared away after it");
         }
     }
 
@@ -344,16 +343,15 @@ impl Layer {
                 stage = name.to_vec();
                 make(&work, name)
             },
-            |stage, ()| match stat.is_dir() {
+            |stage| match stat.is_dir() {
                 false => rename(&work, stage, dir, name, RenameFlags::empty()),
                 true => rename(&work, stage, dir, name, RenameFlags::EXCHANGE),
             },
         )?;
         if stat.is_dir() {
-            remove_tree(&work, &stage)
-        } else {
-            Ok(())
+            self.clear_away(remove_tree(&work, &stage));
         }
+        Ok(())
     }
 
     /// A whiteout of the `.wh.` form beside a name that still stands; it hides lower layers only.
@@ -378,40 +376,77 @@ impl Layer {
                 let work = self.work()?;
                 let stage = stage_name();
                 rename(dir, name, &work, &stage, RenameFlags::NOREPLACE)?;
-                remove_tree(&work, &stage)
+                self.clear_away(remove_tree(&work, &stage));
+                Ok(())
             }
             other => other,
         }
     }
 
     /// Ends a whiteout of the `.wh.` form once `name` itself stands there.
-    ///
-    /// # Errors
-    /// What the store answers.
-    pub fn end_whiteout_file(&self, dir: &OwnedFd, name: &[u8]) -> Res<()> {
-        match machinery::whiteout_name(name) {
-            Ok(mark) => ignore_absent(rustix::fs::unlinkat(dir, &mark[..], AtFlags::empty())),
-            Err(_) => Ok(()),
+    pub fn end_whiteout_file(&self, dir: &OwnedFd, name: &[u8]) {
+        if let Ok(mark) = machinery::whiteout_name(name) {
+            self.clear_away(rustix::fs::unlinkat(dir, &mark[..], AtFlags::empty()));
         }
     }
 
-    /// Brings what stands under a stage's name to `name` where the upper has a whiteout: over it
-    /// (a directory: exchanged with it, and the whiteout removed).
+    /// Makes something at `name`, where the upper has a whiteout: by `make` in a directory that
+    /// hands down what `dir` would (group, default ACL, label), and then by one rename over the
+    /// whiteout. A directory is made opaque, and exchanged with the whiteout.
     ///
     /// # Errors
-    /// What the store answers.
-    pub fn over_whiteout(&self, dir: &OwnedFd, stage: &[u8], name: &[u8], is_dir: bool) -> Res<()> {
+    /// What `make` and the store answer; the whiteout stands then.
+    pub fn make_over_whiteout<T>(
+        &self,
+        dir: &OwnedFd,
+        name: &[u8],
+        is_dir: bool,
+        make: impl FnOnce(&OwnedFd, &[u8]) -> Res<T>,
+    ) -> Res<T> {
+        let (work, stage) = (self.work()?, stage_name());
+        rustix::fs::mkdirat(&work, &stage[..], Mode::from_raw_mode(0o700))?;
+        let made = self
+            .like(dir, &work, &stage)
+            .and_then(|nest| self.move_out(&nest, dir, name, is_dir, make));
+        if rustix::fs::unlinkat(&work, &stage[..], AtFlags::REMOVEDIR).is_err() {
+            self.clear_away(remove_tree(&work, &stage));
+        }
+        made
+    }
+
+    /// Opens a directory, and makes it one in which objects come to be as they would in `dir`.
+    fn like(&self, dir: &OwnedFd, work: &OwnedFd, stage: &[u8]) -> Res<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let nest = rustix::fs::openat(work, stage, flags, Mode::empty())?;
+        let stat = obj::stat(dir)?;
+        obj::chown(&nest, Some(stat.uid), Some(stat.gid))?;
+        obj::chmod(&nest, stat.mode)?;
+        self.copy_attrs(dir, &nest)?;
+        Ok(nest)
+    }
+
+    fn move_out<T>(
+        &self,
+        nest: &OwnedFd,
+        dir: &OwnedFd,
+        name: &[u8],
+        is_dir: bool,
+        make: impl FnOnce(&OwnedFd, &[u8]) -> Res<T>,
+    ) -> Res<T> {
+        let made = make(nest, name)?;
+        if is_dir {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            self.mark_opaque(rustix::fs::openat(nest, name, flags, Mode::empty())?)?;
+        }
         match self.caps()?.form {
             Form::File => {
-                rename(dir, stage, dir, name, RenameFlags::NOREPLACE)?;
-                self.end_whiteout_file(dir, name)
+                rename(nest, name, dir, name, RenameFlags::NOREPLACE)?;
+                self.end_whiteout_file(dir, name);
             }
-            Form::Device if is_dir => {
-                rename(dir, stage, dir, name, RenameFlags::EXCHANGE)?;
-                rustix::fs::unlinkat(dir, stage, AtFlags::empty())
-            }
-            Form::Device => rename(dir, stage, dir, name, RenameFlags::empty()),
+            Form::Device if is_dir => rename(nest, name, dir, name, RenameFlags::EXCHANGE)?,
+            Form::Device => rename(nest, name, dir, name, RenameFlags::empty())?,
         }
+        Ok(made)
     }
 }
 
@@ -444,6 +479,17 @@ pub(super) fn remove_tree(dir: &OwnedFd, name: &[u8]) -> Res<()> {
         remove_tree(&inner, &entry.name)?;
     }
     ignore_absent(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR))
+}
+
+/// Empties a work directory of what a crash left there.
+fn clean(work: &OwnedFd) -> Res<()> {
+    let listing = obj::reopen(work, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    for entry in dir::list(&listing)? {
+        if entry.name.starts_with(machinery::OURS) {
+            remove_tree(work, &entry.name)?;
+        }
+    }
+    Ok(())
 }
 
 /// Empties a directory without removing it.
