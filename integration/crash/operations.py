@@ -1,0 +1,165 @@
+"""The layers that everystep.py works on, and the operations of which it disturbs each step."""
+
+import ctypes
+import errno
+import os
+import shutil
+import stat
+import struct
+
+AGO = 1_000_000_000  # the times of all that is there before
+LIBC = ctypes.CDLL(None, use_errno=True)
+layers = {}
+
+
+def exchange(a, b):
+    if LIBC.renameat2(-100, os.fsencode(a), -100, os.fsencode(b), 2) != 0:
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
+def acl(*entries):
+    """(tag, permissions, id): 1 owner, 2 user, 4 group, 8 named group, 16 mask, 32 others."""
+    none = 0xFFFFFFFF
+    packed = [struct.pack("<HHI", tag, perm, rest[0] if rest else none) for tag, perm, *rest in entries]
+    return struct.pack("<I", 2) + b"".join(packed)
+
+
+ACCESS = acl((1, 7), (2, 4, 42), (4, 5), (16, 5), (32, 1))
+DEFAULT = acl((1, 7), (2, 6, 42), (4, 5), (16, 7), (32, 0))
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
+
+
+def dress(path, mode, owner=(7, 1234), **attrs):
+    os.chown(path, *owner, follow_symlinks=False)
+    if mode is not None:
+        os.chmod(path, mode)
+    for name, value in attrs.items():
+        try:
+            os.setxattr(path, name.replace("_", ".", 1), value, follow_symlinks=False)
+        except OSError as e:
+            if e.errno != errno.EOPNOTSUPP:  # user.* on a tmpfs of Linux before 6.6
+                raise
+    os.utime(path, (AGO, AGO), follow_symlinks=False)
+
+
+def file(path, text=b"lower\n", mode=0o640, **attrs):
+    with open(path, "wb") as f:
+        f.write(text)
+    dress(path, mode, **attrs)
+
+
+def make_lower(top):
+    layers["lower"] = top
+    at = lambda *names: os.path.join(top, *names)
+    os.makedirs(at("a/b/c"))
+    with open(at("rich"), "wb") as f:
+        for offset in (0, 128 << 10):
+            f.seek(offset)
+            f.write(os.urandom(64 << 10))
+        f.truncate(300 << 10)
+    dress(at("rich"), 0o4751, user_k=b"v" * 300, trusted_k=b"t", system_posix_acl_access=ACCESS, security_capability=CAPABILITY)
+    for name in ("file", "other", "gone", "a/b/c/file"):
+        file(at(name), name.encode())
+    for name, mode in (("holds", 0o750), ("empty", 0o1777), ("gonedir", 0o755), ("inherit", 0o2775), ("inherit/gonedir", 0o755)):
+        os.mkdir(at(name))
+    for name in ("holds/x", "holds/y", "gonedir/inner", "inherit/gonedir/inner", "inherit/gone", "inherit/stays"):
+        file(at(name))
+    os.symlink("some/where", at("link"))
+    os.mkfifo(at("fifo"))
+    os.mknod(at("device"), stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    for name, mode in (("link", None), ("fifo", 0o620), ("device", 0o606)):
+        dress(at(name), mode, trusted_k=b"special")
+    for name in ("inherit/gonedir", "gonedir", "empty", "holds"):
+        dress(at(name), 0o755)
+    dress(at("inherit"), 0o2775, system_posix_acl_default=DEFAULT)
+    dress(at("a/b/c"), 0o2770, system_posix_acl_default=DEFAULT)
+    dress(at("a/b"), 0o1777, user_k=b"deep")
+    dress(at("a"), 0o711, owner=(8, 9))
+    dress(top, 0o755)
+
+
+def whiteout(path):
+    os.mknod(path, stat.S_IFCHR, 0)
+
+
+def upper_dir(path, *names, opaque=False):
+    """A directory that only the upper has (opaque: whatever lies below)."""
+    os.mkdir(path)
+    for name in names:
+        file(os.path.join(path, name), b"upper")
+    dress(path, 0o710, **({"trusted_overlay.opaque": b"y"} if opaque else {}))
+
+
+def merged(upper, name):
+    """The upper's part of a lower directory."""
+    lower = os.path.join(layers["lower"], name)
+    os.mkdir(os.path.join(upper, name))
+    os.chown(os.path.join(upper, name), os.stat(lower).st_uid, os.stat(lower).st_gid)
+    shutil.copystat(lower, os.path.join(upper, name))
+
+
+def emptied(upper):
+    merged(upper, "holds")
+    whiteout(upper + "/holds/x")
+    whiteout(upper + "/holds/y")
+
+
+def inheriting(upper):
+    merged(upper, "inherit")
+    whiteout(upper + "/inherit/gone")
+    whiteout(upper + "/inherit/gonedir")
+
+
+def copied(upper):
+    file(upper + "/file", b"changed")
+
+
+def opened(name, flags):
+    return lambda v: os.close(os.open(v + name, flags, 0o666))
+
+
+def nothing(_upper):
+    pass
+
+
+# name, what the upper has before it, the operation
+OPERATIONS = [
+    ("copy-up of a file", nothing, opened("/rich", os.O_WRONLY)),
+    ("copy-up of a file that is emptied", nothing, opened("/file", os.O_WRONLY | os.O_TRUNC)),
+    ("copy-up of a file that is shortened", nothing, lambda v: os.truncate(v + "/file", 2)),
+    ("copy-up of three directories", nothing, opened("/a/b/c/new", os.O_WRONLY | os.O_CREAT)),
+    ("copy-up of a symlink", nothing, lambda v: os.lchown(v + "/link", 7, 1234)),
+    ("copy-up of a FIFO", nothing, lambda v: os.chmod(v + "/fifo", 0o604)),
+    ("copy-up of a device", nothing, lambda v: os.chmod(v + "/device", 0o664)),
+    ("rename of a lower file", nothing, lambda v: os.rename(v + "/file", v + "/a/new")),
+    ("rename over a lower file", nothing, lambda v: os.rename(v + "/rich", v + "/other")),
+    ("rename of a file over a whiteout", lambda u: whiteout(u + "/gone"), lambda v: os.rename(v + "/file", v + "/gone")),
+    ("rename of a directory over a whiteout", lambda u: (upper_dir(u + "/made", "n"), whiteout(u + "/gonedir")),
+     lambda v: os.rename(v + "/made", v + "/gonedir")),
+    ("rename of an opaque directory", lambda u: upper_dir(u + "/holds", "n", opaque=True),
+     lambda v: os.rename(v + "/holds", v + "/new")),
+    ("rename of an opaque directory over a whiteout",
+     lambda u: (upper_dir(u + "/holds", "n", opaque=True), whiteout(u + "/gonedir")),
+     lambda v: os.rename(v + "/holds", v + "/gonedir")),
+    ("rename of a directory over an empty lower one", lambda u: upper_dir(u + "/made", "n"),
+     lambda v: os.rename(v + "/made", v + "/empty")),
+    ("rename of a directory over one full of whiteouts", lambda u: (upper_dir(u + "/made", "n"), emptied(u)),
+     lambda v: os.rename(v + "/made", v + "/holds")),
+    ("exchange of lower files", inheriting, lambda v: exchange(v + "/rich", v + "/inherit/stays")),
+    ("exchange of a directory and a lower file", lambda u: upper_dir(u + "/made", "n"),
+     lambda v: exchange(v + "/made", v + "/other")),
+    ("exchange of opaque directories",
+     lambda u: (upper_dir(u + "/holds", "n", opaque=True), upper_dir(u + "/made", "m")),
+     lambda v: exchange(v + "/made", v + "/holds")),
+    ("unlink of a lower file", inheriting, lambda v: os.unlink(v + "/inherit/stays")),
+    ("unlink of a copied-up file", copied, lambda v: os.unlink(v + "/file")),
+    ("rmdir of a lower directory", nothing, lambda v: os.rmdir(v + "/empty")),
+    ("rmdir of a merged directory full of whiteouts", emptied, lambda v: os.rmdir(v + "/holds")),
+    ("rmdir of an upper directory with whiteouts", lambda u: (upper_dir(u + "/made"), whiteout(u + "/made/w")),
+     lambda v: os.rmdir(v + "/made")),
+    ("create over a whiteout", inheriting, opened("/inherit/gone", os.O_WRONLY | os.O_CREAT | os.O_EXCL)),
+    ("mkdir over a whiteout", inheriting, lambda v: os.mkdir(v + "/inherit/gonedir", 0o777)),
+    ("mkfifo over a whiteout", inheriting, lambda v: os.mkfifo(v + "/inherit/gonedir", 0o777)),
+    ("symlink over a whiteout", inheriting, lambda v: os.symlink("to", v + "/inherit/gone")),
+    ("link over a whiteout", inheriting, lambda v: os.link(v + "/rich", v + "/inherit/gone")),
+]
