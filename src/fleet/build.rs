@@ -180,7 +180,11 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
 
 /// Litetrees and stores that are not there now: no error, since they may come.
 fn missing(spec: &NodeSpec, config: &Config, layers: &[Arc<Layer>], roles: &Roles) -> Vec<Problem> {
-    let why = |layer: u8| layers[layer as usize].missing();
+    let why = |layer: u8| {
+        let layer = &layers[layer as usize];
+        let why = layer.missing()?;
+        Some(format!("the {} is missing: {why}", layer.spec().label))
+    };
     let trees = roles
         .trees
         .iter()
