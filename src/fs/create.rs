@@ -8,12 +8,13 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::open::OpenFile;
-use super::resolve::{Outcome, join};
+use super::resolve::{Here, Outcome, join};
 use super::upper::Data;
-use super::{Caller, Entry, Inode, OpenHow, View};
+use super::{Attr, Caller, Entry, Inode, OpenHow, Source, Src, View};
 use crate::layer::machinery;
 use crate::rules::Pos;
 use crate::sys::creds::as_caller;
+use crate::sys::obj;
 use crate::sys::{Errno, Res};
 
 /// Where a new name goes.
@@ -78,6 +79,25 @@ impl View {
         }
     }
 
+    /// The entry of a regular file that was just made and is open: nobody needs to look for it.
+    fn made(&self, place: &Place, name: &[u8], file: &OwnedFd) -> Res<(Entry, Arc<Inode>)> {
+        let stat = obj::stat(file)?;
+        let number = self.own_number(place.upper, &stat);
+        let here = Here {
+            path: place.path.clone(),
+            pos: place.pos,
+            source: Source::One(Src {
+                layer: place.upper,
+                default: false,
+            }),
+            attr: Attr { number, stat },
+            fd: None,
+            upper: Some(place.upper),
+        };
+        let (attr, inode) = self.enter(&place.parent, name, here)?;
+        Ok((Entry { attr }, inode))
+    }
+
     /// Makes and opens a regular file.
     ///
     /// # Errors
@@ -112,7 +132,7 @@ impl View {
         let file = self.make(&place, name, false, |dir, name| {
             as_caller(caller, umask, || rustix::fs::openat(dir, name, flags, mode))
         })?;
-        let (entry, inode) = self.entry(&place, name)?;
+        let (entry, inode) = self.made(&place, name, &file)?;
         let epoch = inode.data.state.read().epoch;
         Ok((
             entry,

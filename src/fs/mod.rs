@@ -206,13 +206,18 @@ impl View {
     /// The number of an object of an upper: the one it had before it was copied up, or its own.
     fn upper_number(&self, layer: u8, fd: &OwnedFd, stat: &Stat) -> Res<u64> {
         let stored = self.layers[layer as usize].stored_number(fd, stat)?;
-        // By the kind, not by the layer's index: that changes with the number of litetrees.
+        Ok(stored.unwrap_or_else(|| self.own_number(layer, stat)))
+    }
+
+    /// The number of what a node made in an upper. By the kind of upper, not by the layer's index:
+    /// that changes with the number of litetrees.
+    fn own_number(&self, layer: u8, stat: &Stat) -> u64 {
         let kind = match Some(layer) {
             at if at == self.roles.tmpfs => 0,
             at if at == self.roles.persistent => 1,
             _ => 2,
         };
-        Ok(stored.unwrap_or_else(|| id::of_upper(kind, stat.ino, stat.btime)))
+        id::of_upper(kind, stat.ino, stat.btime)
     }
 }
 

@@ -136,7 +136,16 @@ impl View {
     pub(super) fn parent_in_upper(&self, parent: &Inode, pos: Pos, path: &[u8]) -> Res<OwnedFd> {
         let parent_zone = parent.data.state.read().pos.zone;
         if parent_zone == pos.zone {
-            return self.copy_up(parent, Data::Whole)?.fd.ok_or(Errno::IO);
+            let dir = self.dir(parent)?;
+            let upper = self.writable(pos)?;
+            return match dir.srcs.first() {
+                Some(&src) if src.layer == upper => {
+                    let zone = self.rules.zone(pos.zone);
+                    self.layer(src)
+                        .open_dir(&self.layer_path(zone, &dir.path, src))
+                }
+                _ => self.copy_up(parent, Data::Whole)?.fd.ok_or(Errno::IO),
+            };
         }
         // The zone begins here: what leads to it in this upper belongs to no zone of its own.
         let upper = self.writable(pos)?;
