@@ -328,6 +328,9 @@ impl Cluster {
         let config = self.write();
         let mut command = Command::new(env!("CARGO_BIN_EXE_statelite"));
         command.arg("--config").arg(config).args(args);
+        // What a test puts there stands in for a program of the system.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", self.path("bin").display()));
         command
     }
 

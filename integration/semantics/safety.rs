@@ -169,6 +169,44 @@ fn a_remote_store_is_not_what_lies_on_another_local_mount() {
     drop((mounted, local));
 }
 
+/// mount(8) is stood in for: it notes what it was asked for and binds a local directory.
+#[test]
+fn the_daemon_mounts_remote_stores_with_the_rows_options() {
+    let c = Cluster::new(&[("/p/", "persistent"), ("/q/", "persistent")]);
+    let root = format!("{}/<host><path>", c.path("net").display());
+    c.set("remote_root", &format!("\"{root}\""));
+    c.set("mount_remote", "true");
+    c.table(
+        "statelite",
+        "#node,image,statemnt,mntopts\n\"compute\",,\"filer:/state\",\"nfsvers=3,noatime\"\n",
+    );
+    let exported = dir(c.path("filer-has"));
+    let asked = c.path("asked");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >>{}\nfor at; do :; done\nexec /bin/mount --bind {} \"$at\"\n",
+        asked.display(),
+        exported.display()
+    );
+    put(c.path("bin/mount"), script);
+    crate::cluster::chmod(c.path("bin/mount"), 0o755).unwrap();
+    put(c.image("p/x"), "image\n");
+    let at = c.path("net/filer/state");
+    let v = c.mount(1);
+    v.write("p/x", "kept\n").unwrap();
+    assert_eq!(text(exported.join(c.node(1)).join("p/x")), "kept\n");
+    let words = format!(
+        "-t nfs -o hard,nfsvers=3,noatime filer:/state {}\n",
+        at.display()
+    );
+    assert_eq!(text(&asked), words);
+    // A second node finds it mounted.
+    let w = c.mount(2);
+    w.write("p/x", "too\n").unwrap();
+    assert_eq!(text(&asked), words);
+    drop((v, w));
+    rustix::mount::unmount(&at, rustix::mount::UnmountFlags::DETACH).unwrap();
+}
+
 #[test]
 fn a_tmpfs_that_is_unmounted_under_a_view_is_eio_not_the_servers_disk() {
     let c = Cluster::new(&[("/t/", "tmpfs")]);

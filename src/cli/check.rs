@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::progress::Progress;
 use super::{Failure, Globals, load_tables, print_json, say};
 use crate::config::Config;
 use crate::fleet::{Use, node_view};
@@ -48,7 +49,9 @@ pub(super) fn run(
     }
     let nodes = tables.nodes();
     if !args.tables_only {
+        let mut progress = Progress::new("nodes checked", nodes.len());
         for node in &nodes {
+            progress.step();
             let spec = match tables.node(node, config) {
                 Ok(spec) => spec,
                 // Said by the check of the tables.

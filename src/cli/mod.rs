@@ -9,6 +9,7 @@ mod check;
 mod docs;
 mod explain;
 mod mount;
+mod progress;
 mod reset;
 mod show;
 
