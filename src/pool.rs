@@ -20,6 +20,24 @@ pub struct Pool {
     waiting: Receiver<Job>,
     threads: AtomicUsize,
     idle: std::sync::Arc<AtomicUsize>,
+    /// Jobs that are waiting or running.
+    unfinished: std::sync::Arc<AtomicUsize>,
+}
+
+/// Counts a job until it is over, however it ends.
+struct Unfinished(std::sync::Arc<AtomicUsize>);
+
+impl Unfinished {
+    fn new(count: &std::sync::Arc<AtomicUsize>) -> Unfinished {
+        count.fetch_add(1, Ordering::AcqRel);
+        Unfinished(count.clone())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Default for Pool {
@@ -30,6 +48,7 @@ impl Default for Pool {
             waiting,
             threads: AtomicUsize::new(0),
             idle: Default::default(),
+            unfinished: Default::default(),
         }
     }
 }
@@ -37,6 +56,11 @@ impl Default for Pool {
 impl Pool {
     /// Runs a job on a thread of the pool; on this one where none can be had.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
+        let unfinished = Unfinished::new(&self.unfinished);
+        let job = move || {
+            job();
+            drop(unfinished);
+        };
         if self.idle.load(Ordering::Acquire) <= self.jobs.len() {
             self.grow();
         }
@@ -46,6 +70,11 @@ impl Pool {
         if let Err(unsent) = self.jobs.send(Box::new(job)) {
             (unsent.0)();
         }
+    }
+
+    /// Is any job waiting or running?
+    pub fn is_busy(&self) -> bool {
+        self.unfinished.load(Ordering::Acquire) > 0
     }
 
     fn grow(&self) {

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -96,7 +97,7 @@ impl View {
         number: u64,
         handle: u64,
         cookie: u64,
-        mut add: impl FnMut(DirEntry, &Attr) -> bool,
+        mut add: impl FnMut(DirEntry, &Attr, Duration) -> bool,
     ) -> Res<()> {
         let inode = self.inode(number)?;
         let stream = self.snapshot(&inode, handle, cookie)?;
@@ -109,7 +110,7 @@ impl View {
         };
         if self.dots(&inode, cookie, &mut |entry: DirEntry| {
             let attr = plain(entry.number);
-            add(entry, &attr)
+            add(entry, &attr, Duration::ZERO)
         }) {
             return Ok(());
         }
@@ -117,13 +118,21 @@ impl View {
             return Ok(());
         };
         for entry in stream.after(cookie) {
-            let here = match self.resolve(&dir, &entry.name) {
-                Ok(Outcome::Here(here)) => *here,
+            let (here, reached) = match self.resolve(&dir, &entry.name) {
+                Ok(Outcome::Here(here)) => (*here, true),
                 Ok(Outcome::Absent { .. }) => continue,
-                Err(e) => self.unreachable(&dir, entry, e),
+                Err(e) => (self.unreachable(&dir, entry, e), false),
             };
             let kind = here.kind();
             let (attr, known) = self.enter(&inode, &entry.name, here)?;
+            let lifetime = match reached {
+                true => self.options.lifetime,
+                // Neither we nor the kernel believe it: the next use looks, and fails.
+                false => {
+                    known.data.state.write().checked = None;
+                    Duration::ZERO
+                }
+            };
             let number = known.number;
             let (cookie, name) = (entry.cookie, entry.name.clone());
             if add(
@@ -134,6 +143,7 @@ impl View {
                     kind,
                 },
                 &attr,
+                lifetime,
             ) {
                 // It did not fit, so the kernel never heard of it.
                 self.forget(number, 1);

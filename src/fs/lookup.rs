@@ -1,7 +1,9 @@
 //! LOOKUP, FORGET, READLINK.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::node::Orphan;
 use super::resolve::{Here, Outcome};
 use super::{Attr, Entry, Inode, Node, View};
 use crate::inode::id;
@@ -63,6 +65,9 @@ impl View {
         } else {
             Naming::Sole
         };
+        if let Some(known) = self.inodes.get(here.attr.number) {
+            self.displace(&known, &here);
+        }
         let mut attr = here.attr;
         for salt in 0..8 {
             if salt > 0 {
@@ -71,7 +76,10 @@ impl View {
             let clashes = |known: &Inode| {
                 id::is_of_path(known.number)
                     && here.upper.is_none()
-                    && known.path().is_some_and(|path| path != here.path)
+                    && match known.path() {
+                        Some(path) => path != here.path,
+                        None => known.data.opens.load(Ordering::Relaxed) > 0,
+                    }
             };
             let make = || Node::new(here.pos, here.kind(), here.source.clone());
             match self
@@ -89,6 +97,26 @@ impl View {
             }
         }
         Err(Errno::IO)
+    }
+
+    /// A file that is open goes on as it is when another takes its place in a lower layer (a
+    /// package is upgraded in the image): it loses its name as if it had been removed, and with
+    /// that its number to the newcomer's next best. One number is one page cache: programs that
+    /// run the old file would get pages of the new one.
+    fn displace(&self, known: &Arc<Inode>, here: &Here) {
+        let open = known.data.opens.load(Ordering::Relaxed) > 0;
+        let before = known.data.state.read().backing;
+        if !open || before.is_none() || here.backing().is_none() || before == here.backing() {
+            return;
+        }
+        let file = self.files.all().into_iter().find(|file| file.is_of(known));
+        let copy = file
+            .and_then(|file| file.current())
+            .and_then(|fd| fd.try_clone().ok());
+        known.data.state.write().orphan = copy.map(|fd| Arc::new(Orphan { fd, upper: None }));
+        for link in known.links() {
+            self.inodes.unlink(known, &link.parent, &link.name);
+        }
     }
 
     /// The kernel forgets lookups.

@@ -48,8 +48,10 @@ pub struct State {
     pub kind: u32,
     /// Where the contents come from.
     pub source: Source,
-    /// When the layers were last looked at.
-    pub checked: Instant,
+    /// When the layers were last looked at; `None` where that failed.
+    pub checked: Option<Instant>,
+    /// The backing file (device and inode) of a file of a lower layer.
+    pub backing: Option<(u64, u64)>,
     /// What is left when the last name is gone, `O_PATH`.
     pub orphan: Option<Arc<Orphan>>,
     /// Rises with each copy-up: an open file with an older one reopens.
@@ -84,7 +86,8 @@ impl Node {
                 pos,
                 kind,
                 source,
-                checked: Instant::now(),
+                checked: Some(Instant::now()),
+                backing: None,
                 orphan: None,
                 epoch: 0,
             }),

@@ -81,6 +81,10 @@ impl OpenFile {
     pub(super) fn writes(&self) -> bool {
         self.how.writes()
     }
+
+    pub(super) fn is_of(&self, inode: &Inode) -> bool {
+        self.inode.number == inode.number
+    }
 }
 
 impl Drop for OpenFile {
@@ -136,6 +140,10 @@ impl View {
     }
 
     fn open_to_read(&self, here: &Here, how: OpenHow) -> Res<OwnedFd> {
+        // A FIFO or a device in the place of the file would be opened on the server.
+        if here.kind() != libc::S_IFREG {
+            return Err(Errno::STALE);
+        }
         if let (Some(_), Some(fd)) = (here.upper, &here.fd) {
             return obj::reopen(fd, how.backing());
         }

@@ -2,6 +2,7 @@
 
 use super::resolve::{Dir, Here, Outcome};
 use super::{Inode, View};
+use crate::inode::id;
 use crate::rules::Pos;
 use crate::sys::{Errno, Res};
 
@@ -26,6 +27,15 @@ impl View {
         let parent = self.inode(parent)?;
         let dir = self.dir(&parent)?;
         let mut here = self.present(&dir, name)?;
+        // Whoever copies it up now ends before the name goes, or finds it gone.
+        let victim = self.known(&here);
+        let _still = victim.as_ref().map(|victim| victim.data.copying.lock());
+        if victim
+            .as_ref()
+            .is_some_and(|victim| self.was_copied(victim, &here))
+        {
+            here = self.present(&dir, name)?;
+        }
         if self.rules.guarded(here.pos) {
             return Err(Errno::BUSY);
         }
@@ -44,19 +54,35 @@ impl View {
         } else {
             layer.take_away(&at, name, &here.attr.stat)?;
         }
-        self.number_gone(&here, upper)?;
-        let number = here.attr.number;
-        let orphan = self.keep_orphan(&mut here);
-        self.name_gone(number, &parent, name, orphan);
+        self.number_gone(&here, upper);
+        self.name_gone(&mut here, &parent, name);
         Ok(())
     }
 
     /// A stored number goes with its object's last name.
-    pub(super) fn number_gone(&self, here: &Here, upper: u8) -> Res<()> {
-        match here.upper {
-            Some(_) => self.layers[upper as usize].drop_number(&here.attr.stat),
-            None => Ok(()),
+    pub(super) fn number_gone(&self, here: &Here, upper: u8) {
+        if here.upper.is_some() {
+            let layer = &self.layers[upper as usize];
+            layer.clear_away(layer.drop_number(&here.attr.stat));
         }
+    }
+
+    /// Has it been copied up since it was looked at?
+    pub(super) fn was_copied(&self, inode: &Inode, here: &Here) -> bool {
+        let state = inode.data.state.read();
+        let upper =
+            matches!(state.source, super::Source::One(src) if self.layer_is_upper(src.layer));
+        upper && here.upper.is_none()
+    }
+
+    /// Is this name's object being copied up right now?
+    pub fn name_is_busy(&self, parent: u64, name: &[u8]) -> bool {
+        let here = self
+            .inode(parent)
+            .and_then(|parent| self.dir(&parent))
+            .and_then(|dir| self.present(&dir, name));
+        let known = here.ok().and_then(|here| self.known(&here));
+        known.is_some_and(|inode| inode.data.copying.is_locked())
     }
 
     /// What a name is.
@@ -109,6 +135,13 @@ impl View {
 
     /// The inode that the kernel knows by this number, if it knows one.
     pub(super) fn known(&self, here: &Here) -> Option<std::sync::Arc<Inode>> {
-        self.inodes.get(here.attr.number)
+        let number = here.attr.number;
+        if here.upper.is_some() || !id::is_of_path(number) {
+            return self.inodes.get(number);
+        }
+        let salted = (0..8).map(|salt| id::of_path(&here.path, salt));
+        salted
+            .filter_map(|number| self.inodes.get(number))
+            .find(|inode| inode.path().as_deref() == Some(&*here.path))
     }
 }

@@ -79,6 +79,18 @@ impl View {
             Some(to) if exchange => Some(self.in_upper(to)?),
             other => other,
         };
+        // Whoever copies up what is replaced ends before its name goes, or finds it gone.
+        let victim = to
+            .as_ref()
+            .filter(|_| !exchange)
+            .and_then(|to| self.known(to));
+        let _still = victim.as_ref().map(|victim| victim.data.copying.lock());
+        let to = match (to, &victim) {
+            (Some(to), Some(victim)) if self.was_copied(victim, &to) => {
+                Some(self.present(&to_dir, new_name)?)
+            }
+            (to, _) => to,
+        };
         let source = End {
             dir: self.parent_in_upper(&from_parent, from.pos, &from.path)?,
             name,
@@ -116,10 +128,8 @@ impl View {
                     .rename(inode, (&to_parent, new_name), (&from_parent, name));
             }
         } else if let Some(mut to) = to {
-            self.number_gone(&to, upper)?;
-            let number = to.attr.number;
-            let orphan = self.keep_orphan(&mut to);
-            self.name_gone(number, &to_parent, new_name, orphan);
+            self.number_gone(&to, upper);
+            self.name_gone(&mut to, &to_parent, new_name);
         }
         if let Some(inode) = &moved {
             self.inodes
@@ -220,8 +230,11 @@ impl View {
     fn clear(&self, layer: &Layer, target: &End<'_>) -> Res<()> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(&target.dir, target.name, flags, Mode::empty())?;
-        if target.below {
-            layer.mark_opaque(&dir)?;
+        match layer.caps()?.form {
+            Form::Device if target.below => layer.mark_opaque(&dir)?,
+            // Beside it: a mark inside would go with the rest.
+            Form::File if target.below => layer.whiteout_beside(&target.dir, target.name)?,
+            _ => {}
         }
         store::empty_dir(&dir)
     }

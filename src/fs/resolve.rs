@@ -42,6 +42,13 @@ impl Here {
         self.attr.stat.kind()
     }
 
+    /// What a file of a lower layer is behind its path.
+    pub(super) fn backing(&self) -> Option<(u64, u64)> {
+        let lower = self.upper.is_none() && matches!(self.source, Source::One(_));
+        let stat = &self.attr.stat;
+        (lower && stat.kind() == libc::S_IFREG).then_some((stat.dev, stat.ino))
+    }
+
     /// As a place to look names up in.
     ///
     /// # Errors
@@ -442,7 +449,9 @@ impl View {
     /// An inode as a directory, its layers looked at again where that was long ago.
     pub(super) fn dir(&self, inode: &Inode) -> Res<Dir> {
         let state = inode.data.snapshot();
-        if state.checked.elapsed() < self.options.lifetime
+        if state
+            .checked
+            .is_some_and(|at| at.elapsed() < self.options.lifetime)
             && let Source::Dir(srcs) = state.source
             && (inode.number != id::ROOT || !srcs.is_empty())
         {
@@ -532,7 +541,8 @@ impl View {
         }
         state.kind = here.kind();
         state.pos = here.pos;
-        state.checked = Instant::now();
+        state.backing = here.backing();
+        state.checked = Some(Instant::now());
     }
 
     /// The descriptor that reads the contents of a regular file.
@@ -545,6 +555,7 @@ impl View {
             Ok((fd, size))
         };
         match &here.source {
+            Source::One(_) if here.kind() != libc::S_IFREG => Err(Errno::STALE),
             Source::One(_) => {
                 let fd = here.fd.as_ref().ok_or(Errno::IO)?;
                 let flags = if here.upper.is_some() {

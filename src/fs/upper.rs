@@ -8,9 +8,10 @@ use super::resolve::{Here, join};
 use super::{Inode, View};
 use crate::inode::id;
 use crate::layer::copyup::Origin;
+use crate::layer::machinery;
 use crate::layer::{Found, Layer};
 use crate::rules::Pos;
-use crate::sys::obj::{self, SetTime, Stat};
+use crate::sys::obj::{self, Stat};
 use crate::sys::{Errno, Res};
 
 /// How much of a file is copied.
@@ -59,17 +60,14 @@ impl View {
             .ok_or(Errno::STALE)?;
         let dir = self.parent_in_upper(&link.parent, here.pos, &here.path)?;
         let layer = &self.layers[upper as usize];
-        let before = obj::stat(&dir)?;
+        if machinery::is_ours(name, layer.form()) {
+            // A lower layer may have such a name; in this upper it would mean something else.
+            return Err(Errno::PERM);
+        }
         let copy = |origin: &Origin<'_>| layer.copy_up(&dir, name, origin);
         match self.with_room(|| self.copy(layer, &here, data, copy)) {
-            // To the node nothing was added to this directory (as overlayfs' ovl_link_up; as
-            // there, the copy is made whether this succeeds or not).
-            Ok(()) => {
-                let time = |(s, n)| SetTime::At(s, n);
-                layer.clear_away(obj::set_times(&dir, time(before.atime), time(before.mtime)));
-            }
-            // Someone else put something there: what it is decides the next look.
-            Err(Errno::EXIST) => {}
+            // EEXIST: someone else put something there; what it is decides the next look.
+            Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
         }
         let copied = self.object(inode)?;
@@ -134,13 +132,13 @@ impl View {
     /// # Errors
     /// What copying up directories answers.
     pub(super) fn parent_in_upper(&self, parent: &Inode, pos: Pos, path: &[u8]) -> Res<OwnedFd> {
-        let parent_zone = parent.data.state.read().pos.zone;
-        if parent_zone == pos.zone {
+        let parent_pos = parent.data.state.read().pos;
+        let upper = self.writable(pos)?;
+        if self.writable(parent_pos) == Ok(upper) {
             let dir = self.dir(parent)?;
-            let upper = self.writable(pos)?;
             return match dir.srcs.first() {
                 Some(&src) if src.layer == upper => {
-                    let zone = self.rules.zone(pos.zone);
+                    let zone = self.rules.zone(dir.pos.zone);
                     self.layer(src)
                         .open_dir(&self.layer_path(zone, &dir.path, src))
                 }
@@ -148,7 +146,6 @@ impl View {
             };
         }
         // The zone begins here: what leads to it in this upper belongs to no zone of its own.
-        let upper = self.writable(pos)?;
         let layer = &self.layers[upper as usize];
         let at = self.rules.zone(pos.zone).layer_path(path);
         let (parent, _) = obj::split(at);
@@ -221,7 +218,7 @@ impl View {
 
     /// Keeps an object reachable that is about to lose a name: by then the kernel may still hold
     /// it open, or as a working directory.
-    pub(super) fn keep_orphan(&self, here: &mut Here) -> Option<Arc<Orphan>> {
+    fn keep_orphan(&self, here: &mut Here) -> Option<Arc<Orphan>> {
         let fd = here.fd.take()?;
         Some(Arc::new(Orphan {
             fd,
@@ -230,16 +227,11 @@ impl View {
     }
 
     /// After the name went: the table forgets it, and the inode keeps what is left.
-    pub(super) fn name_gone(
-        &self,
-        number: u64,
-        parent: &Inode,
-        name: &[u8],
-        orphan: Option<Arc<Orphan>>,
-    ) {
-        let Some(inode) = self.inodes.get(number) else {
+    pub(super) fn name_gone(&self, here: &mut Here, parent: &Inode, name: &[u8]) {
+        let Some(inode) = self.known(here) else {
             return;
         };
+        let orphan = self.keep_orphan(here);
         self.inodes.unlink(&inode, parent, name);
         if inode.is_nameless() {
             let regular = {

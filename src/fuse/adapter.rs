@@ -66,9 +66,24 @@ impl Adapter {
         if !self.view.may_take_long(number.0) {
             return self.guarded(op, number, || work(&self.view));
         }
+        self.apart(op, number, work);
+    }
+
+    /// Runs on a thread of the pool.
+    pub(super) fn apart(
+        &self,
+        op: &'static str,
+        number: INodeNo,
+        work: impl FnOnce(&View) + Send + 'static,
+    ) {
         let (view, panics) = (self.view.clone(), self.panics.clone());
         self.pool
             .run(move || run_guarded(view.name(), &panics, op, number.0, || work(&view)));
+    }
+
+    /// Is something being copied up that a removal would have to wait for?
+    pub(super) fn waits(&self, parent: INodeNo, name: &[u8]) -> bool {
+        self.pool.is_busy() && self.view.name_is_busy(parent.0, name)
     }
 
     /// As [`Adapter::aside`], for an object that is named in a directory.
@@ -82,9 +97,7 @@ impl Adapter {
         if !self.view.name_may_take_long(parent.0, name) {
             return self.guarded(op, parent, || work(&self.view));
         }
-        let (view, panics) = (self.view.clone(), self.panics.clone());
-        self.pool
-            .run(move || run_guarded(view.name(), &panics, op, parent.0, || work(&view)));
+        self.apart(op, parent, work);
     }
 
     pub(super) fn entry(

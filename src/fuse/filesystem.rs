@@ -143,6 +143,16 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if self.waits(parent, name.as_bytes()) {
+            // It is being copied up, which is waited for beside the other requests.
+            let name = name.as_bytes().to_vec();
+            return self.apart("unlink", parent, move |view| {
+                match view.unlink(parent.0, &name) {
+                    Ok(()) => reply.ok(),
+                    Err(e) => reply.error(failed(view, "unlink", parent.0, e)),
+                }
+            });
+        }
         self.guarded("unlink", parent, || {
             self.done(
                 "unlink",
@@ -193,13 +203,20 @@ impl Filesystem for Adapter {
     ) {
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         let (name, newname) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
-        self.aside_name("rename", parent, &name.clone(), move |view| {
+        let waits = self.waits(newparent, &newname);
+        let source = name.clone();
+        let work = move |view: &View| {
             let renamed = view.rename((parent.0, &name), (newparent.0, &newname), flags);
             match renamed {
                 Ok(()) => reply.ok(),
                 Err(e) => reply.error(failed(view, "rename", parent.0, e)),
             }
-        });
+        };
+        if waits {
+            self.apart("rename", parent, work);
+        } else {
+            self.aside_name("rename", parent, &source, work);
+        }
     }
 
     fn link(
@@ -359,13 +376,14 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         self.guarded("readdirplus", ino, || {
-            let ttl = self.view.lifetime();
-            let listed = self.view.readdirplus(ino.0, fh.0, offset, |entry, attr| {
-                let name = OsStr::from_bytes(&entry.name);
-                let attr = reply::attr(attr);
-                let number = INodeNo(entry.number);
-                reply.add(number, entry.cookie, name, &ttl, &attr, Generation(0))
-            });
+            let listed = self
+                .view
+                .readdirplus(ino.0, fh.0, offset, |entry, attr, ttl| {
+                    let name = OsStr::from_bytes(&entry.name);
+                    let attr = reply::attr(attr);
+                    let number = INodeNo(entry.number);
+                    reply.add(number, entry.cookie, name, &ttl, &attr, Generation(0))
+                });
             match listed {
                 Ok(()) => reply.ok(),
                 Err(e) => reply.error(failed(&self.view, "readdirplus", ino.0, e)),

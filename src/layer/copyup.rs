@@ -39,7 +39,9 @@ impl Layer {
     pub fn copy_up(&self, dir: &OwnedFd, name: &[u8], origin: &Origin<'_>) -> Res<()> {
         if origin.stat.kind() == libc::S_IFREG && self.caps()?.tmpfile {
             let file = self.copy_unnamed(origin)?;
-            return rustix::fs::linkat(&file, c"", dir, name, AtFlags::EMPTY_PATH);
+            return self.unnoticed(dir, || {
+                rustix::fs::linkat(&file, c"", dir, name, AtFlags::EMPTY_PATH)
+            });
         }
         let work = self.work()?;
         self.staged(
@@ -54,9 +56,21 @@ impl Layer {
                 } else {
                     self.dress(&made, origin)?;
                 }
-                store::rename(&work, stage, dir, name, RenameFlags::NOREPLACE)
+                self.unnoticed(dir, || {
+                    store::rename(&work, stage, dir, name, RenameFlags::NOREPLACE)
+                })
             },
         )
+    }
+
+    /// Names a copy: to the node nothing was added to the directory, so its times stay (as
+    /// overlayfs' ovl_link_up; as there, the copy is made whether that succeeds or not).
+    fn unnoticed(&self, dir: &OwnedFd, name: impl FnOnce() -> Res<()>) -> Res<()> {
+        let before = obj::stat(dir)?;
+        name()?;
+        let time = |(s, n): (i64, u32)| SetTime::At(s, n);
+        self.clear_away(obj::set_times(dir, time(before.atime), time(before.mtime)));
+        Ok(())
     }
 
     /// A complete copy of a regular file that has no name (yet): what an open file whose last name
@@ -67,7 +81,11 @@ impl Layer {
     pub fn copy_unnamed(&self, origin: &Origin<'_>) -> Res<OwnedFd> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         // Not in the directory where it will be named: it would inherit that one's default ACL.
-        let file = rustix::fs::openat(self.work()?, c".", flags, Mode::from_raw_mode(0o600))?;
+        let (work, mode) = (self.work()?, Mode::from_raw_mode(0o600));
+        let file = match self.caps()?.tmpfile {
+            true => rustix::fs::openat(work, c".", flags, mode)?,
+            false => store::open_and_unlink(&work, mode)?,
+        };
         self.fill(&file, origin)?;
         Ok(file)
     }

@@ -94,7 +94,7 @@ pub struct Layer {
     /// Held while it is found out what the upper can do: once, before anything is made in it.
     trying: parking_lot::Mutex<()>,
     /// Held from the first time that the upper is tried out.
-    lock: OnceLock<lock::Lock>,
+    lock: OnceLock<[lock::Lock; 2]>,
     /// liteimg has been run on it: chains into `.statelite/tmpfs` are read through.
     liteimg: bool,
 }

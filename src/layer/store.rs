@@ -51,7 +51,25 @@ pub fn rename(
     new: &[u8],
     flags: RenameFlags,
 ) -> Res<()> {
-    rustix::fs::renameat_with(from, name, to, new, flags)
+    let (from, to) = (from.as_fd(), to.as_fd());
+    match rustix::fs::renameat_with(from, name, to, new, flags) {
+        // NFS knows no flags. One process serves a store, so looking first is as good.
+        Err(Errno::INVAL) if flags == RenameFlags::NOREPLACE => match obj::stat_name(to, new) {
+            Ok(_) => Err(Errno::EXIST),
+            Err(Errno::NOENT) => rustix::fs::renameat(from, name, to, new),
+            Err(e) => Err(e),
+        },
+        other => other,
+    }
+}
+
+/// A file without a name, where the store makes none by itself.
+pub(super) fn open_and_unlink(work: &OwnedFd, mode: Mode) -> Res<OwnedFd> {
+    let stage = stage_name();
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(work, &stage[..], flags, mode)?;
+    rustix::fs::unlinkat(work, &stage[..], AtFlags::empty())?;
+    Ok(file)
 }
 
 impl Layer {
@@ -78,16 +96,20 @@ impl Layer {
             return self.guess(spec);
         }
         let work = self.work_dir()?;
-        let lock = match self.lock.get() {
-            Some(lock) => lock,
+        let locks = match self.lock.get() {
+            Some(locks) => locks,
             None => {
-                let lock = super::lock::take(&work)?;
-                self.lock.get_or_init(|| lock)
+                // The upper itself too: another mount may have another work directory.
+                let locks = [
+                    super::lock::take(&work)?,
+                    super::lock::take(&*self.root()?)?,
+                ];
+                self.lock.get_or_init(|| locks)
             }
         };
         // What is left there might have the names that are tried out. Where another view of this
         // process serves the upper, they are its stages.
-        if std::sync::Arc::strong_count(lock) == 1 {
+        if std::sync::Arc::strong_count(&locks[0]) == 1 {
             clean(&work)?;
         }
         let name = stage_name();
@@ -467,18 +489,40 @@ fn side_file(stat: &Stat) -> Vec<u8> {
     format!("numbers/{:x}", stat.ino).into_bytes()
 }
 
-/// Removes whatever `name` is, never following a symlink, to any depth.
-pub(super) fn remove_tree(dir: &OwnedFd, name: &[u8]) -> Res<()> {
-    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        other => return ignore_absent(other),
+/// Removes whatever `name` in `top` is, never following a symlink. Directories are moved up to
+/// `top` before they are emptied: a node may nest them deeper than there are descriptors.
+pub(super) fn remove_tree(top: &OwnedFd, name: &[u8]) -> Res<()> {
+    let mut todo = vec![name.to_vec()];
+    while let Some(name) = todo.pop() {
+        match rustix::fs::unlinkat(top, &name[..], AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            other => {
+                ignore_absent(other)?;
+                continue;
+            }
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let inner = rustix::fs::openat(top, &name[..], flags, Mode::empty())?;
+        for entry in dir::list(&inner)? {
+            match rustix::fs::unlinkat(&inner, &entry.name[..], AtFlags::empty()) {
+                Err(Errno::ISDIR | Errno::PERM) => {}
+                other => {
+                    ignore_absent(other)?;
+                    continue;
+                }
+            }
+            match rustix::fs::unlinkat(&inner, &entry.name[..], AtFlags::REMOVEDIR) {
+                Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                    let stage = stage_name();
+                    rename(&inner, &entry.name, top, &stage, RenameFlags::NOREPLACE)?;
+                    todo.push(stage);
+                }
+                other => ignore_absent(other)?,
+            }
+        }
+        ignore_absent(rustix::fs::unlinkat(top, &name[..], AtFlags::REMOVEDIR))?;
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inner = rustix::fs::openat(dir, name, flags, Mode::empty())?;
-    for entry in dir::list(&inner)? {
-        remove_tree(&inner, &entry.name)?;
-    }
-    ignore_absent(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR))
+    Ok(())
 }
 
 /// Empties a work directory of what a crash left there.
