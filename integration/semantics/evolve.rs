@@ -58,6 +58,30 @@ fn a_new_rule_below_what_was_deleted_works() {
 }
 
 #[test]
+fn a_directory_between_two_rules_of_one_upper_keeps_the_litetrees_mode() {
+    let c = Cluster::new(&[("/a/", "tmpfs"), ("/a/b/f", "tmpfs")]);
+    put(c.image("a/b/f"), "image\n");
+    put(c.tree(1, "a/b/other"), "private\n");
+    crate::cluster::chmod(c.tree(1, "a/b"), 0o700).unwrap();
+    let v = c.mount(1);
+    assert_eq!(crate::cluster::mode(v.at("a/b")), 0o700);
+    v.write("a/b/f", "mine\n").unwrap();
+    assert_eq!(crate::cluster::mode(v.at("a/b")), 0o700);
+    assert_eq!(v.text("a/b/other"), "private\n");
+}
+
+#[test]
+fn a_lower_name_that_means_a_deletion_is_not_copied_up() {
+    let c = Cluster::new(&[("/p/", "persistent")]);
+    c.set("whiteouts", "\"file\"");
+    put(c.image("p/.wh.x"), "of an unpacked layer\n");
+    put(c.image("p/x"), "image\n");
+    let v = c.mount(1);
+    fails!(crate::cluster::chmod(v.at("p/.wh.x"), 0o600), EPERM);
+    assert_eq!(v.text("p/x"), "image\n");
+}
+
+#[test]
 fn a_rule_below_what_became_a_file_is_refused_not_wrong() {
     let c = Cluster::new(&[("/p/", "persistent")]);
     put(c.image("p/in/x"), "image\n");

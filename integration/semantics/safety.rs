@@ -169,6 +169,24 @@ fn a_remote_store_is_not_what_lies_on_another_local_mount() {
     drop((mounted, local));
 }
 
+#[test]
+fn a_missing_store_is_not_an_empty_directory_after_a_listing() {
+    let c = store_to_mount();
+    let v = c.mount(1);
+    for _ in 0..3 {
+        // A listing with attributes, as `ls -l`, find and rsync make it.
+        for name in v.names("") {
+            let told = std::fs::symlink_metadata(v.at(&name));
+            assert!(
+                told.is_ok() || ["p", "q"].contains(&name.as_str()),
+                "{name}: {told:?}"
+            );
+        }
+        let listed = std::fs::read_dir(v.at("p")).map(Iterator::count);
+        assert_eq!(listed.err().and_then(|e| e.raw_os_error()), Some(libc::EIO));
+    }
+}
+
 /// mount(8) is stood in for: it notes what it was asked for and binds a local directory.
 #[test]
 fn the_daemon_mounts_remote_stores_with_the_rows_options() {

@@ -64,7 +64,17 @@ impl View {
             // A lower layer may have such a name; in this upper it would mean something else.
             return Err(Errno::PERM);
         }
-        let copy = |origin: &Origin<'_>| layer.copy_up(&dir, name, origin);
+        // What only the view has can stand where the upper says that it was deleted, before a rule
+        // called for it.
+        let at = self.rules.zone(here.pos.zone).layer_path(&here.path);
+        let over = here.fd.is_none() && matches!(layer.probe(at)?, Found::Whiteout);
+        let is_dir = here.attr.stat.is_dir();
+        let copy = |origin: &Origin<'_>| match over {
+            true => layer.make_over_whiteout(&dir, name, is_dir, |nest, name| {
+                layer.copy_up(nest, name, origin)
+            }),
+            false => layer.copy_up(&dir, name, origin),
+        };
         match self.with_room(|| self.copy(layer, &here, data, copy)) {
             // EEXIST: someone else put something there; what it is decides the next look.
             Ok(()) | Err(Errno::EXIST) => {}
