@@ -8,13 +8,12 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Failure, Globals, load_tables, tell};
-use crate::config::{Config, Whiteouts};
+use crate::config::Config;
+use crate::fleet::build::form;
 use crate::fleet::{
     Background, PlainSpec, Use, node_view, plain_view, run_foreground, start_background,
 };
 use crate::fs::View;
-use crate::layer::FormChoice;
-use crate::layer::machinery::Form;
 
 const ABOUT: &str = "Mount a node's root, or directories on top of one another
 
@@ -108,11 +107,7 @@ fn view(config: &Config, args: &MountArgs) -> Result<View, Failure> {
             upper: upper.clone(),
             work: work.clone(),
             lifetime: config.cache_lifetime,
-            form: match config.whiteouts {
-                Whiteouts::Auto => FormChoice::Auto,
-                Whiteouts::Device => FormChoice::Fixed(Form::Device),
-                Whiteouts::File => FormChoice::Fixed(Form::File),
-            },
+            form: form(config),
         })?);
     }
     let Some(node) = args.node().and_then(Path::to_str) else {

@@ -270,7 +270,8 @@ fn listed_mount(path: &Path, config: &Config) -> Option<MountRule> {
         .map(|at| MountRule::At(at.clone()))
 }
 
-fn form(config: &Config) -> FormChoice {
+/// How the configuration wants deletions kept.
+pub fn form(config: &Config) -> FormChoice {
     match config.whiteouts {
         Whiteouts::Auto => FormChoice::Auto,
         Whiteouts::Device => FormChoice::Fixed(Form::Device),
@@ -410,13 +411,7 @@ fn rules_of(
 
 /// A table's option word for an option.
 pub fn option_word(row: &RuleRow) -> String {
-    let word = match row.option {
-        LiteOption::Tmpfs => "tmpfs",
-        LiteOption::Persistent => "persistent",
-        LiteOption::Localdisk => "localdisk",
-        LiteOption::Con => "con",
-        LiteOption::Ro => "ro",
-    };
+    let word = row.option.word();
     match (row.link, row.option) {
         (true, LiteOption::Tmpfs) => "link".into(),
         (true, _) => format!("link,{word}"),

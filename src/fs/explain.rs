@@ -352,11 +352,7 @@ impl View {
 fn option_word(zone: &Zone) -> &'static str {
     match &zone.kind {
         ZoneKind::Outside => "outside every rule",
-        ZoneKind::Lite(LiteOption::Tmpfs) => "tmpfs",
-        ZoneKind::Lite(LiteOption::Persistent) => "persistent",
-        ZoneKind::Lite(LiteOption::Localdisk) => "localdisk",
-        ZoneKind::Lite(LiteOption::Con) => "con",
-        ZoneKind::Lite(LiteOption::Ro) => "ro",
+        ZoneKind::Lite(option) => option.word(),
         ZoneKind::Mirror(_) => "an upper as it is, read-only",
         ZoneKind::Default => "the image's own version, read-only",
         ZoneKind::Chain(_) => "link chain",

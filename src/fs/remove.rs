@@ -77,12 +77,20 @@ impl View {
 
     /// Is this name's object being copied up right now?
     pub fn name_is_busy(&self, parent: u64, name: &[u8]) -> bool {
-        let here = self
-            .inode(parent)
-            .and_then(|parent| self.dir(&parent))
-            .and_then(|dir| self.present(&dir, name));
-        let known = here.ok().and_then(|here| self.known(&here));
+        let known = self
+            .named(parent, name)
+            .ok()
+            .and_then(|here| self.known(&here));
         known.is_some_and(|inode| inode.data.copying.is_locked())
+    }
+
+    /// What a name in a directory that the kernel knows is.
+    ///
+    /// # Errors
+    /// `ESTALE`, `ENOTDIR`; `ENOENT` where it is nothing.
+    pub(super) fn named(&self, parent: u64, name: &[u8]) -> Res<Here> {
+        let dir = self.dir(&*self.inode(parent)?)?;
+        self.present(&dir, name)
     }
 
     /// What a name is.

@@ -282,11 +282,7 @@ impl View {
 
     /// As [`View::may_take_long`], for a name in a directory.
     pub fn name_may_take_long(&self, parent: u64, name: &[u8]) -> bool {
-        let here = self
-            .inode(parent)
-            .and_then(|parent| self.dir(&parent))
-            .and_then(|dir| self.present(&dir, name));
-        here.is_ok_and(|here| {
+        self.named(parent, name).is_ok_and(|here| {
             here.upper.is_none() && here.kind() == libc::S_IFREG && here.attr.stat.size > LONG
         })
     }

@@ -104,6 +104,19 @@ pub enum LiteOption {
     Ro,
 }
 
+impl LiteOption {
+    /// The word that tables and messages have for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            LiteOption::Tmpfs => "tmpfs",
+            LiteOption::Persistent => "persistent",
+            LiteOption::Localdisk => "localdisk",
+            LiteOption::Con => "con",
+            LiteOption::Ro => "ro",
+        }
+    }
+}
+
 /// One effective litefile row of one node.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct RuleRow {
