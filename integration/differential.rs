@@ -56,6 +56,21 @@ fn excused(op: &Op, ours: &Outcome, overlayfs: &Outcome) -> bool {
     KNOWN.iter().any(|(_, excuse)| excuse(op, ours, overlayfs))
 }
 
+/// overlayfs may put an emptied directory in the place of one with whiteouts before it refuses to
+/// rename over it (ovl_clear_empty in fs/overlayfs/dir.c), and so changes the times of the
+/// directory that holds it. A rename that is refused changes nothing here: both get the same times.
+fn same_age(op: &Op, ours: &Side, overlayfs: &Side) {
+    let (Op::Rename(_, to) | Op::Noreplace(_, to)) = op else {
+        return;
+    };
+    for side in [ours, overlayfs] {
+        let to = side.view.root.join(to.path());
+        if let Some(parent) = to.parent().filter(|parent| parent.is_dir()) {
+            set_times(parent, 1_200_000_000).ok();
+        }
+    }
+}
+
 /// Steps between two comparisons of the whole trees.
 const EVERY: usize = 12;
 
@@ -85,6 +100,9 @@ fn compare(
             return Err(format!(
                 "step {i}, {step:?}:\n  ours      {a:?}\n  overlayfs {b:?}"
             ));
+        }
+        if a.is_err() {
+            same_age(&step.op, &ours, &overlayfs);
         }
         if matches!(step.op, Op::DropCaches) {
             std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
@@ -170,13 +188,12 @@ fn number(name: &str, default: u64) -> u64 {
     })
 }
 
+/// From a seed that is told (the long form of the tests gives one that nobody chose), or always
+/// the same.
 #[test]
 fn random_sequences_agree() {
     let cases = number("STATELITE_DIFF_CASES", 64) as u32;
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
-    let seed = number("STATELITE_DIFF_SEED", now.as_secs());
+    let seed = number("STATELITE_DIFF_SEED", 2026);
     if let Err(why) = search(target(), cases, seed, None, 2000) {
         panic!("{why}");
     }
@@ -265,6 +282,24 @@ fn regressions() -> Vec<(u64, Vec<Step>)> {
                 root(Op::Stat(p("b"))),
                 root(Op::Remount),
                 root(Op::Stat(p("b"))),
+            ],
+        ),
+        // A rename that is refused, before which overlayfs tidies up the directory in its way.
+        (
+            41,
+            vec![
+                root(Op::Rename(p("d"), p("c"))),
+                root(Op::Create(p("a"), 420)),
+                root(Op::Create(p("a"), 420)),
+                root(Op::Create(p("a"), 420)),
+                root(Op::Create(p("a"), 420)),
+                root(Op::Create(p("a"), 420)),
+                root(Op::Create(p("a"), 420)),
+                root(Op::Create(p("a"), 420)),
+                root(Op::Create(p("a"), 420)),
+                root(Op::Unlink(p("c"))),
+                root(Op::Noreplace(p("a/a"), p("a"))),
+                root(Op::Create(p("a"), 420)),
             ],
         ),
     ]

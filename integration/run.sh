@@ -17,6 +17,8 @@ step() {
   passed=$((passed + $(sed -n 's/.*[^0-9]\([0-9]*\) passed.*/\1/p' <<<" $line" | head -1)+0)); failed=$((failed + $(sed -n 's/.*[^0-9]\([0-9]*\) failed.*/\1/p' <<<" $line" | head -1)+0))
 }
 at_exit rm -f "$report.out"
+# What runs before every change is the same each time; the long form looks where nobody has looked.
+[ "$FORM" = ci ] || { export STATELITE_DIFF_SEED=${STATELITE_DIFF_SEED:-$(date +%s)} STATELITE_DIFF_CASES=${STATELITE_DIFF_CASES:-1000}; say "random sequences from seed $STATELITE_DIFF_SEED"; }
 if cargo nextest --version >/dev/null 2>&1; then step "cargo nextest" cargo nextest run --locked --no-fail-fast; step "cargo test --doc" cargo test --locked --doc
 else step "cargo test" cargo test --locked --no-fail-fast; fi
 step "mount.statelite" integration/mount-helper.sh
