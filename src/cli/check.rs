@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::progress::Progress;
 use super::{Failure, Globals, load_tables, print_json, say};
 use crate::config::Config;
-use crate::fleet::{Use, node_view};
+use crate::fleet::{Shared, Use, node_view};
 use crate::tables::{Problem, Severity, TablesError};
 
 const ABOUT: &str = "Check every table, every node and the images they need
@@ -48,6 +48,7 @@ pub(super) fn run(
         problems.extend(tables.check_strict_xcat());
     }
     let nodes = tables.nodes();
+    let shared = Shared::for_a_look();
     if !args.tables_only {
         let mut progress = Progress::new("nodes checked", nodes.len());
         for node in &nodes {
@@ -57,7 +58,7 @@ pub(super) fn run(
                 // Said by the check of the tables.
                 Err(TablesError::NoImage { .. } | TablesError::UnknownNode { .. }) => continue,
             };
-            match node_view(&spec, config, Use::Look) {
+            match node_view(&spec, config, Use::Look, &shared) {
                 Ok(built) => problems.extend(built.problems),
                 Err(error) => {
                     let at = crate::tables::Origin {

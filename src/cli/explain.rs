@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Failure, Globals, load_tables, print_json, say, tell};
 use crate::config::Config;
 use crate::fleet::build::{option_word, rule_path};
-use crate::fleet::{Use, node_view};
+use crate::fleet::{Shared, Use, node_view};
 use crate::fs::explain::Explanation;
 use crate::tables::RuleRow;
 
@@ -46,11 +46,12 @@ pub(super) fn run(
     args: &ExplainArgs,
 ) -> Result<ExitCode, Failure> {
     let tables = load_tables(config)?;
+    let shared = Shared::for_a_look();
     let mut answers = Vec::new();
     for node in tables.noderange(&args.node)? {
         let spec = tables.node(&node, config)?;
         tell(&spec.problems);
-        let built = node_view(&spec, config, Use::Look)?;
+        let built = node_view(&spec, config, Use::Look, &shared)?;
         tell(&built.problems);
         for path in &args.paths {
             let why = built

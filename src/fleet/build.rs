@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::shared::Shared;
 use super::stores::{self, StoreError};
 use crate::config::{Config, LinkView, LitetreeDirectories, PersistentSeed, Whiteouts};
 use crate::fs::{Roles, TreeMode, View, ViewOptions, ViewSpec};
@@ -78,7 +79,12 @@ pub struct Built {
 ///
 /// # Errors
 /// [`BuildError`]; a store that is not mounted is none: its zones answer EIO until it is.
-pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built, BuildError> {
+pub fn node_view(
+    spec: &NodeSpec,
+    config: &Config,
+    purpose: Use,
+    shared: &Shared,
+) -> Result<Built, BuildError> {
     let node = || spec.node.clone();
     let failed = |error| BuildError::Store {
         node: node(),
@@ -90,7 +96,7 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
             count: spec.trees.len(),
         });
     }
-    let image = image_layer(spec)?;
+    let image = image_layer(spec, shared)?;
     if purpose == Use::Mount {
         stores::ensure_tmpfs(config, spec).map_err(failed)?;
         if config.mount_remote {
@@ -111,7 +117,7 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
         }
     }
     let mut problems = Vec::new();
-    let (compiled, rows) = rules_of(spec, config, &image, &mut problems)?;
+    let (compiled, rows) = rules_of(spec, config, &image, shared, &mut problems)?;
     let mut layers = vec![image];
     let mut roles = Roles {
         images: vec![0],
@@ -119,17 +125,17 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
     };
     for (at, tree) in spec.trees.iter().enumerate() {
         roles.trees.push(layers.len() as u8);
-        layers.push(Arc::new(Layer::new(LayerSpec {
+        layers.push(shared.layer(LayerSpec {
             label: format!("litetree {}", at + 1),
             base: tree.location.path.clone(),
             sub: None,
             require_mount: mount_rule(&tree.location, config),
             optional: !tree.location.require_mount,
             upper: None,
-        })));
+        }));
     }
     let mut add = |layer: LayerSpec| {
-        layers.push(Arc::new(Layer::new(layer)));
+        layers.push(shared.layer(layer));
         Some(layers.len() as u8 - 1)
     };
     roles.tmpfs = add(tmpfs_layer(spec, config, purpose));
@@ -154,12 +160,14 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
         texts: (litefile_text(&rows), litetree_text(spec)),
         options: ViewOptions {
             lifetime: config.cache_lifetime,
+            watched: purpose == Use::Mount && shared.is_watching(),
             trees: match config.litetree_directories {
                 LitetreeDirectories::Merge => TreeMode::Merge,
                 LitetreeDirectories::First => TreeMode::First,
             },
             eager_seed: purpose == Use::Mount && config.persistent_seed == PersistentSeed::Eager,
         },
+        cache: shared.cache().clone(),
     });
     let view = view.map_err(|error| BuildError::View {
         node: node(),
@@ -225,15 +233,15 @@ fn why(layers: &[Arc<Layer>], error: Errno) -> String {
     })
 }
 
-fn image_layer(spec: &NodeSpec) -> Result<Arc<Layer>, BuildError> {
-    let image = Arc::new(Layer::new(LayerSpec {
+fn image_layer(spec: &NodeSpec, shared: &Shared) -> Result<Arc<Layer>, BuildError> {
+    let image = shared.layer(LayerSpec {
         label: "image".into(),
         base: spec.image.rootimg.clone(),
         sub: None,
         require_mount: None,
         optional: false,
         upper: None,
-    }));
+    });
     match image.missing() {
         None => Ok(image),
         Some(why) => Err(BuildError::Image {
@@ -324,6 +332,7 @@ fn rules_of(
     spec: &NodeSpec,
     config: &Config,
     image: &Arc<Layer>,
+    shared: &Shared,
     problems: &mut Vec<Problem>,
 ) -> Result<(rules::RuleTree, Vec<RuleRow>), BuildError> {
     let bare = View::new(ViewSpec {
@@ -337,9 +346,11 @@ fn rules_of(
         texts: Default::default(),
         options: ViewOptions {
             lifetime: Duration::from_secs(1),
+            watched: false,
             trees: TreeMode::Merge,
             eager_seed: false,
         },
+        cache: shared.cache().clone(),
     });
     let bare = bare.map_err(|error| BuildError::View {
         node: spec.node.clone(),

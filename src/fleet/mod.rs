@@ -8,9 +8,11 @@ pub mod build;
 mod plain;
 mod reset;
 mod run;
+mod shared;
 pub mod stores;
 
 pub use build::{BuildError, Built, Use, node_view};
 pub use plain::{PlainSpec, plain_view};
 pub use reset::{ResetError, reset};
 pub use run::{Background, RunError, report_failure, run_foreground, start_background};
+pub use shared::Shared;

@@ -16,6 +16,7 @@ use crate::rules::Pos;
 use crate::sys::creds::as_caller;
 use crate::sys::obj;
 use crate::sys::{Errno, Res};
+use std::cell::OnceCell;
 
 /// Where a new name goes.
 pub(super) struct Place {
@@ -37,7 +38,7 @@ impl View {
         let dir = self.dir(&parent)?;
         let whiteout = match self.resolve(&dir, name)? {
             Outcome::Here(_) => return Err(Errno::EXIST),
-            Outcome::Absent { whiteout } => whiteout,
+            Outcome::Absent { whiteout, .. } => whiteout,
         };
         let pos = self.rules.step(dir.pos, name);
         let upper = self.writable(pos)?;
@@ -71,10 +72,7 @@ impl View {
     fn entry(&self, place: &Place, name: &[u8]) -> Res<(Entry, Arc<Inode>)> {
         let dir = self.dir(&place.parent)?;
         match self.resolve(&dir, name)? {
-            Outcome::Here(here) => {
-                let (attr, inode) = self.enter(&place.parent, name, *here)?;
-                Ok((Entry { attr }, inode))
-            }
+            Outcome::Here(here) => self.enter(&place.parent, name, *here),
             Outcome::Absent { .. } => Err(Errno::NOENT),
         }
     }
@@ -91,11 +89,12 @@ impl View {
                 default: false,
             }),
             attr: Attr { number, stat },
-            fd: None,
+            fd: OnceCell::new(),
             upper: Some(place.upper),
+            target: None,
+            trust: self.own_trust(),
         };
-        let (attr, inode) = self.enter(&place.parent, name, here)?;
-        Ok((Entry { attr }, inode))
+        self.enter(&place.parent, name, here)
     }
 
     /// Makes and opens a regular file.
@@ -215,7 +214,7 @@ impl View {
     pub fn link(&self, number: u64, parent: u64, name: &[u8]) -> Res<Entry> {
         let inode = self.inode(number)?;
         let place = self.place(parent, name)?;
-        let zone = inode.data.state.read().pos.zone;
+        let zone = self.pos_of(&inode).zone;
         if zone != place.pos.zone {
             return Err(Errno::XDEV);
         }
@@ -223,7 +222,7 @@ impl View {
             return Err(Errno::NOENT);
         }
         let here = self.copy_up(&inode, Data::Whole)?;
-        let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+        let fd = self.reach(&here)?.ok_or(Errno::IO)?;
         self.make(&place, name, false, |dir, name| {
             rustix::fs::linkat(fd, c"", dir, name, AtFlags::EMPTY_PATH)
         })?;

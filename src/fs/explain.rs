@@ -227,7 +227,7 @@ impl View {
                 Some(here.attr.number),
                 self.origin_words(here),
             ),
-            Ok(Outcome::Absent { whiteout: true }) => {
+            Ok(Outcome::Absent { whiteout: true, .. }) => {
                 ("nothing".into(), None, "deleted in the upper".into())
             }
             Ok(Outcome::Absent { .. }) => ("nothing".into(), None, "no layer has it".into()),
@@ -264,7 +264,8 @@ impl View {
             Ok(Found::Absent) => "nothing".into(),
             Ok(Found::Whiteout) => "whiteout".into(),
             Ok(Found::Object(object)) => {
-                let opaque = object.stat.is_dir() && layer.opaque(&object).unwrap_or(false);
+                let opaque = object.stat.is_dir()
+                    && layer.opaque(&object.fd, object.covered).unwrap_or(false);
                 let word = kind_word(object.stat.kind());
                 if opaque {
                     format!("opaque {word}")

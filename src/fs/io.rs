@@ -74,7 +74,7 @@ impl View {
     /// # Errors
     /// close(2)'s, of a duplicate of the descriptor.
     pub fn flush(&self, handle: u64) -> Res<()> {
-        let Some(open) = self.files.get(handle).filter(|open| open.writes()) else {
+        let Some(open) = self.held.files.get(handle).filter(|open| open.writes()) else {
             return Ok(());
         };
         let Some(file) = open.current() else {

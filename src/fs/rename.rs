@@ -124,7 +124,8 @@ impl View {
         let replaced = to.as_ref().and_then(|to| self.known(to));
         if exchange {
             if let Some(inode) = &replaced {
-                self.inodes
+                self.held
+                    .inodes
                     .rename(inode, (&to_parent, new_name), (&from_parent, name));
             }
         } else if let Some(mut to) = to {
@@ -132,7 +133,8 @@ impl View {
             self.name_gone(&mut to, &to_parent, new_name);
         }
         if let Some(inode) = &moved {
-            self.inodes
+            self.held
+                .inodes
                 .rename(inode, (&from_parent, name), (&to_parent, new_name));
         }
         Ok(())
@@ -168,10 +170,10 @@ impl View {
 
     /// A directory that is about to stand over something must hide it.
     fn hide_below(&self, layer: &Layer, moved: &Here, below: bool) -> Res<()> {
-        match &moved.fd {
-            Some(fd) if below && moved.attr.stat.is_dir() => layer.mark_opaque(fd),
-            _ => Ok(()),
+        if !below || !moved.attr.stat.is_dir() {
+            return Ok(());
         }
+        layer.mark_opaque(self.reach(moved)?.ok_or(Errno::IO)?)
     }
 
     fn move_over(

@@ -52,7 +52,7 @@ impl View {
             tracing::info!(view = self.name, path = %String::from_utf8_lossy(&zone.path), "seeding");
             self.seed_tree(root)?;
             let here = self.copy_up(root, Data::Whole)?;
-            match &here.fd {
+            match self.reach(&here)? {
                 Some(fd) if here.attr.stat.is_dir() => {
                     self.layers[upper as usize].mark_opaque(fd)
                 }

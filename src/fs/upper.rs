@@ -67,7 +67,7 @@ impl View {
         // What only the view has can stand where the upper says that it was deleted, before a rule
         // called for it.
         let at = self.rules.zone(here.pos.zone).layer_path(&here.path);
-        let over = here.fd.is_none() && matches!(layer.probe(at)?, Found::Whiteout);
+        let over = here.top().is_none() && matches!(layer.probe(at)?, Found::Whiteout);
         let is_dir = here.attr.stat.is_dir();
         let copy = |origin: &Origin<'_>| match over {
             true => layer.make_over_whiteout(&dir, name, is_dir, |nest, name| {
@@ -99,10 +99,13 @@ impl View {
             })
         })?;
         let mut state = inode.data.state.write();
+        let path = state.orphan.take().map(|orphan| orphan.path.clone());
+        let path = path.unwrap_or_default();
         state.orphan = copy.map(|fd| {
             Arc::new(Orphan {
                 fd,
-                upper: Some(upper),
+                upper: Some(self.kind_of(upper)),
+                path,
             })
         });
         state.epoch = state.epoch.wrapping_add(1);
@@ -130,7 +133,7 @@ impl View {
         );
         make(&Origin {
             stat: here.attr.stat,
-            attrs: here.fd.as_ref(),
+            attrs: self.reach(here)?,
             contents: &contents,
             target: &target,
             number: Some(here.attr.number),
@@ -142,7 +145,7 @@ impl View {
     /// # Errors
     /// What copying up directories answers.
     pub(super) fn parent_in_upper(&self, parent: &Inode, pos: Pos, path: &[u8]) -> Res<OwnedFd> {
-        let parent_pos = parent.data.state.read().pos;
+        let parent_pos = self.pos_of(parent);
         let upper = self.writable(pos)?;
         if self.writable(parent_pos) == Ok(upper) {
             let dir = self.dir(parent)?;
@@ -152,7 +155,11 @@ impl View {
                     self.layer(src)
                         .open_dir(&self.layer_path(zone, &dir.path, src))
                 }
-                _ => self.copy_up(parent, Data::Whole)?.fd.ok_or(Errno::IO),
+                _ => {
+                    let copied = self.copy_up(parent, Data::Whole)?;
+                    self.reach(&copied)?;
+                    copied.fd.into_inner().ok_or(Errno::IO)
+                }
             };
         }
         // The zone begins here: what leads to it in this upper belongs to no zone of its own.
@@ -217,22 +224,28 @@ impl View {
 
     /// A symlink's target, wherever it comes from.
     pub(super) fn readlink_of(&self, here: &Here) -> Res<Vec<u8>> {
-        match (&here.source, &here.fd) {
+        match (&here.source, &here.target) {
             (super::Source::Link(target), _) => Ok(target.to_vec()),
-            (_, Some(fd)) if here.kind() == libc::S_IFLNK => {
+            _ if here.kind() != libc::S_IFLNK => Err(Errno::INVAL),
+            (_, Some(target)) => Ok(target.to_vec()),
+            (_, None) => {
+                let fd = self.reach(here)?.ok_or(Errno::INVAL)?;
                 Ok(rustix::fs::readlinkat(fd, c"", Vec::new())?.into_bytes())
             }
-            _ => Err(Errno::INVAL),
         }
     }
 
     /// Keeps an object reachable that is about to lose a name: by then the kernel may still hold
     /// it open, or as a working directory.
     fn keep_orphan(&self, here: &mut Here) -> Option<Arc<Orphan>> {
+        if let Err(error) = self.reach(here) {
+            tracing::debug!(view = self.name, %error, "removed, and not to be reached any more");
+        }
         let fd = here.fd.take()?;
         Some(Arc::new(Orphan {
             fd,
-            upper: here.upper,
+            upper: here.upper.map(|upper| self.kind_of(upper)),
+            path: here.path.clone().into(),
         }))
     }
 
@@ -242,7 +255,7 @@ impl View {
             return;
         };
         let orphan = self.keep_orphan(here);
-        self.inodes.unlink(&inode, parent, name);
+        self.held.inodes.unlink(&inode, parent, name);
         if inode.is_nameless() {
             let regular = {
                 let mut state = inode.data.state.write();
@@ -268,7 +281,7 @@ impl View {
         let lower_file = {
             let state = inode.data.state.read();
             let lower = match &state.source {
-                super::Source::One(src) => !self.layer_is_upper(src.layer),
+                super::Source::One(_) => !self.was_in_upper(&state),
                 super::Source::Con(_) => true,
                 _ => false,
             };

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fuser::{Generation, INodeNo, InitFlags, ReplyEmpty, ReplyEntry, ReplyXattr, Request};
 
 use super::reply;
-use crate::fs::{Caller, Entry, View};
+use crate::fs::{Caller, Entry, Root, View};
 use crate::pool::Pool;
 use crate::sys::{Errno, Res};
 
 /// Serves one view.
 #[derive(Debug)]
 pub struct Adapter {
-    pub(super) view: Arc<View>,
+    root: Arc<Root>,
     pool: Arc<Pool>,
     panics: Arc<AtomicU64>,
 }
@@ -39,21 +39,26 @@ pub(super) const WANTED: [InitFlags; 6] = [
 
 impl Adapter {
     /// An adapter whose long work (copying up large files) runs on `pool`.
-    pub fn new(view: Arc<View>, pool: Arc<Pool>) -> Adapter {
+    pub fn new(root: Arc<Root>, pool: Arc<Pool>) -> Adapter {
         Adapter {
-            view,
+            root,
             pool,
             panics: Arc::default(),
         }
     }
 
-    /// The view's name.
-    pub fn name(&self) -> &str {
-        self.view.name()
+    /// The view that serves now.
+    pub(super) fn view(&self) -> arc_swap::Guard<Arc<View>> {
+        self.root.view()
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> String {
+        self.view().name().to_owned()
     }
 
     pub(super) fn guarded(&self, op: &'static str, number: INodeNo, work: impl FnOnce()) {
-        run_guarded(self.name(), &self.panics, op, number.0, work);
+        run_guarded(&self.root, &self.panics, op, number.0, work);
     }
 
     /// Runs what may take long beside the requests of the same view.
@@ -63,8 +68,8 @@ impl Adapter {
         number: INodeNo,
         work: impl FnOnce(&View) + Send + 'static,
     ) {
-        if !self.view.may_take_long(number.0) {
-            return self.guarded(op, number, || work(&self.view));
+        if !self.view().may_take_long(number.0) {
+            return self.guarded(op, number, || work(&self.view()));
         }
         self.apart(op, number, work);
     }
@@ -76,14 +81,14 @@ impl Adapter {
         number: INodeNo,
         work: impl FnOnce(&View) + Send + 'static,
     ) {
-        let (view, panics) = (self.view.clone(), self.panics.clone());
+        let (root, panics) = (self.root.clone(), self.panics.clone());
         self.pool
-            .run(move || run_guarded(view.name(), &panics, op, number.0, || work(&view)));
+            .run(move || run_guarded(&root, &panics, op, number.0, || work(&root.view())));
     }
 
     /// Is something being copied up that a removal would have to wait for?
     pub(super) fn waits(&self, parent: INodeNo, name: &[u8]) -> bool {
-        self.pool.is_busy() && self.view.name_is_busy(parent.0, name)
+        self.pool.is_busy() && self.view().name_is_busy(parent.0, name)
     }
 
     /// As [`Adapter::aside`], for an object that is named in a directory.
@@ -94,8 +99,8 @@ impl Adapter {
         name: &[u8],
         work: impl FnOnce(&View) + Send + 'static,
     ) {
-        if !self.view.name_may_take_long(parent.0, name) {
-            return self.guarded(op, parent, || work(&self.view));
+        if !self.view().name_may_take_long(parent.0, name) {
+            return self.guarded(op, parent, || work(&self.view()));
         }
         self.apart(op, parent, work);
     }
@@ -109,10 +114,9 @@ impl Adapter {
     ) {
         match result {
             Ok(entry) => {
-                let ttl = self.view.lifetime();
-                reply.entry(&ttl, &reply::attr(&entry.attr), Generation(0));
+                reply.entry(&entry.lifetime, &reply::attr(&entry.attr), Generation(0));
             }
-            Err(e) => reply.error(failed(&self.view, op, number.0, e)),
+            Err(e) => reply.error(failed(&self.view(), op, number.0, e)),
         }
     }
 
@@ -125,7 +129,7 @@ impl Adapter {
     ) {
         match result {
             Ok(()) => reply.ok(),
-            Err(e) => reply.error(failed(&self.view, op, number.0, e)),
+            Err(e) => reply.error(failed(&self.view(), op, number.0, e)),
         }
     }
 
@@ -141,14 +145,16 @@ impl Adapter {
             Ok(value) if size == 0 => r.size(value.len() as u32),
             Ok(value) if value.len() <= size as usize => r.data(&value),
             Ok(_) => r.error(fuser::Errno::from_i32(libc::ERANGE)),
-            Err(e) => r.error(failed(&self.view, op, n.0, e)),
+            Err(e) => r.error(failed(&self.view(), op, n.0, e)),
         }
     }
 }
 
-fn run_guarded(view: &str, panics: &AtomicU64, op: &str, number: u64, work: impl FnOnce()) {
+fn run_guarded(root: &Root, panics: &AtomicU64, op: &str, number: u64, work: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         let count = panics.fetch_add(1, Ordering::Relaxed) + 1;
+        let view = root.view();
+        let view = view.name();
         tracing::error!(view, op, number, count, "a request failed inside");
     }
 }

@@ -149,6 +149,13 @@ impl<D> Table<D> {
         self.map.get(&number).map(|slot| slot.inode.clone())
     }
 
+    /// Calls `visit` with every inode. It may take an inode's own locks, not the table's.
+    pub fn for_each(&self, mut visit: impl FnMut(&Arc<Inode<D>>)) {
+        for slot in &self.map {
+            visit(&slot.inode);
+        }
+    }
+
     /// How many inodes there are, the root included.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)

@@ -1,0 +1,177 @@
+//! What a view makes of a change below it: which of its inodes are looked at again, and what the
+//! kernel is told. Computed here, sent by whoever has the mount: nothing is sent under a lock.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use smallvec::SmallVec;
+
+use super::lookup::MAX_SALT;
+use super::{Inode, TreeMode, View, next_number};
+use crate::inode::id;
+use crate::layer::Layer;
+use crate::rules::{RuleTree, ZoneKind};
+
+/// What the kernel is to be told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Notice {
+    /// A name in a directory is to be looked up again.
+    Entry {
+        /// The directory's number.
+        parent: u64,
+        /// The name.
+        name: Box<[u8]>,
+    },
+    /// An inode's attributes, cached contents or listing are void.
+    Inode(u64),
+}
+
+/// A change in a layer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Event<'a> {
+    /// A name came, went, or stands for something else. `tree`: it is or was a directory.
+    Name {
+        /// The directory, as a path in the layer.
+        dir: &'a [u8],
+        /// The name in it.
+        name: &'a [u8],
+        /// A directory, with all that is below it.
+        tree: bool,
+    },
+    /// An object's contents or attributes, by its path in the layer.
+    Object(&'a [u8]),
+    /// An object's contents or attributes, by its device and inode: it may have several names.
+    Backing(u64, u64),
+}
+
+impl View {
+    /// What a change in one of its layers is to this view; the shared facts of the layer have been
+    /// forgotten by then.
+    pub fn changed(&self, layer: &Layer, event: Event<'_>) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        if let Event::Backing(dev, ino) = event {
+            self.held.inodes.for_each(|inode| {
+                if inode.data.state.read().backing == Some((dev, ino)) {
+                    notices.push(Notice::Inode(inode.number));
+                }
+            });
+            return notices;
+        }
+        if let Event::Name { tree, .. } = event
+            && (tree || self.options.trees == TreeMode::First)
+        {
+            self.look_again();
+        }
+        match event {
+            Event::Name { dir, name, .. } => {
+                for dir in self.seen_as(layer, dir) {
+                    for parent in self.known_by_path(&dir) {
+                        notices.push(Notice::Inode(parent.number));
+                        notices.push(Notice::Entry {
+                            parent: parent.number,
+                            name: name.into(),
+                        });
+                    }
+                    let path = super::resolve::join(&dir, name);
+                    notices.extend(self.known_by_path(&path).iter().map(|inode| void(inode)));
+                }
+            }
+            Event::Object(path) => {
+                for path in self.seen_as(layer, path) {
+                    notices.extend(self.known_by_path(&path).iter().map(|inode| void(inode)));
+                }
+            }
+            Event::Backing(..) => {}
+        }
+        notices
+    }
+
+    /// Nothing is certain any more: every inode is looked at again, and the kernel asks for every
+    /// name and attribute that it holds. Parents come before what is in them.
+    pub fn all_changed(&self) -> Vec<Notice> {
+        self.look_again();
+        let mut notices = Vec::new();
+        self.held.inodes.for_each(|inode| {
+            notices.push(Notice::Inode(inode.number));
+            notices.extend(inode.links().into_iter().map(|link| Notice::Entry {
+                parent: link.parent.number,
+                name: link.name,
+            }));
+        });
+        notices
+    }
+
+    /// The directories whose listings the kernel may hold although nobody tells of changes in
+    /// them.
+    pub fn unwatched_dirs(&self) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        self.held.inodes.for_each(|inode| {
+            let state = inode.data.state.read();
+            let unsure = state.checked.is_none_or(|checked| !checked.lasting);
+            if unsure && matches!(state.kind, libc::S_IFDIR | libc::S_IFLNK) {
+                notices.push(Notice::Inode(inode.number));
+            }
+        });
+        notices
+    }
+
+    /// Directories are looked at again before they are next used.
+    fn look_again(&self) {
+        self.generation.store(next_number(), Ordering::Release);
+    }
+
+    /// The paths in the view that may show a path of a lower layer.
+    fn seen_as(&self, layer: &Layer, path: &[u8]) -> SmallVec<[Vec<u8>; 2]> {
+        let mut paths: SmallVec<[Vec<u8>; 2]> = SmallVec::new();
+        paths.push(path.to_vec());
+        if layer.is_liteimg()
+            && let Some(moved) = path.strip_prefix(b".default/")
+        {
+            paths.push(moved.to_vec());
+        }
+        paths.extend(self.prefixes.iter().map(|prefix| [prefix, path].concat()));
+        paths
+    }
+
+    /// What the kernel may know by a path: the inode of that path's number, and those that have the
+    /// path by another number (copied up, made by the node, salted).
+    fn known_by_path(&self, path: &[u8]) -> SmallVec<[Arc<Inode>; 1]> {
+        let mut known: SmallVec<[Arc<Inode>; 1]> = SmallVec::new();
+        let salts = if self.held.salted.load(Ordering::Relaxed) {
+            MAX_SALT
+        } else {
+            1
+        };
+        for salt in 0..salts {
+            known.extend(self.held.inodes.get(id::of_path(path, salt)));
+        }
+        // Directories that the node made have numbers of their own, and lower layers may have come
+        // to have something at the same path.
+        let mut own = self.held.own_dirs.lock();
+        own.retain(|number| {
+            let inode = self.held.inodes.get(*number);
+            let still = inode.is_some();
+            known.extend(inode.filter(|inode| inode.path().as_deref() == Some(path)));
+            still
+        });
+        known
+    }
+}
+
+/// Where in a view lower layers are shown besides their own paths (`/.default`, the end of a link
+/// chain): the prefixes of such paths.
+pub(super) fn prefixes(rules: &RuleTree) -> Vec<Box<[u8]>> {
+    let mut prefixes: Vec<Box<[u8]>> = Vec::new();
+    for zone in rules.zones().iter().filter(|zone| zone.strip > 0) {
+        let prefix = &zone.path[..zone.strip.min(zone.path.len())];
+        if !matches!(zone.kind, ZoneKind::Mirror(_)) && !prefixes.iter().any(|p| **p == *prefix) {
+            prefixes.push(prefix.into());
+        }
+    }
+    prefixes
+}
+
+/// A file that was copied up is not concerned, and looked at once more all the same.
+fn void(inode: &Arc<Inode>) -> Notice {
+    Notice::Inode(inode.number)
+}
