@@ -12,3 +12,4 @@ pub mod pool;
 pub mod rules;
 pub mod sys;
 pub mod tables;
+pub mod watch;
