@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
 
@@ -82,7 +81,7 @@ pub(super) fn run(
         return Ok(ExitCode::SUCCESS);
     }
     let shared = Shared::new(config);
-    let view = Arc::new(view(config, args, &shared)?);
+    let view = view(config, args, &shared)?;
     let background = if args.background {
         Background::Yes
     } else {
@@ -90,6 +89,7 @@ pub(super) fn run(
     };
     run_foreground(
         view,
+        &shared,
         args.point(),
         args.threads.unwrap_or(config.threads),
         background,

@@ -5,6 +5,7 @@
 //! fuser's types.
 
 pub mod build;
+mod live;
 mod plain;
 mod reset;
 mod run;
@@ -12,6 +13,7 @@ mod shared;
 pub mod stores;
 
 pub use build::{BuildError, Built, Use, node_view};
+pub use live::Attached;
 pub use plain::{PlainSpec, plain_view};
 pub use reset::{ResetError, reset};
 pub use run::{Background, RunError, report_failure, run_foreground, start_background};

@@ -300,6 +300,12 @@ impl View {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// Is this view told of every change in its layers, so that the kernel may keep what it gets?
+    pub fn is_watched(&self) -> bool {
+        let told = |layer: &Arc<Layer>| layer.is_upper() || layer.is_watched();
+        self.options.watched && self.layers.iter().all(told)
+    }
+
     /// Every layer, in no order that means anything.
     pub fn layers(&self) -> &[Arc<Layer>] {
         &self.layers

@@ -16,6 +16,8 @@ use crate::sys::{Errno, Res};
 #[derive(Debug)]
 pub struct Adapter {
     root: Arc<Root>,
+    /// The kernel opens directories without asking.
+    pub(super) no_opendir: bool,
     pool: Arc<Pool>,
     panics: Arc<AtomicU64>,
 }
@@ -37,11 +39,19 @@ pub(super) const WANTED: [InitFlags; 6] = [
     InitFlags::FUSE_READDIRPLUS_AUTO,
 ];
 
+/// What saves requests where the kernel is told of every change in what it keeps: it opens
+/// directories and keeps their listings without asking, and the targets of symlinks.
+pub(super) const WATCHED: [InitFlags; 2] = [
+    InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+];
+
 impl Adapter {
     /// An adapter whose long work (copying up large files) runs on `pool`.
     pub fn new(root: Arc<Root>, pool: Arc<Pool>) -> Adapter {
         Adapter {
             root,
+            no_opendir: false,
             pool,
             panics: Arc::default(),
         }
@@ -58,7 +68,7 @@ impl Adapter {
     }
 
     pub(super) fn guarded(&self, op: &'static str, number: INodeNo, work: impl FnOnce()) {
-        run_guarded(&self.root, &self.panics, op, number.0, work);
+        run_guarded(|| self.name(), &self.panics, op, number.0, work);
     }
 
     /// Runs what may take long beside the requests of the same view.
@@ -82,8 +92,15 @@ impl Adapter {
         work: impl FnOnce(&View) + Send + 'static,
     ) {
         let (root, panics) = (self.root.clone(), self.panics.clone());
-        self.pool
-            .run(move || run_guarded(&root, &panics, op, number.0, || work(&root.view())));
+        self.pool.run(move || {
+            run_guarded(
+                || root.view().name().to_owned(),
+                &panics,
+                op,
+                number.0,
+                || work(&root.view()),
+            )
+        });
     }
 
     /// Is something being copied up that a removal would have to wait for?
@@ -150,11 +167,16 @@ impl Adapter {
     }
 }
 
-fn run_guarded(root: &Root, panics: &AtomicU64, op: &str, number: u64, work: impl FnOnce()) {
+fn run_guarded(
+    view: impl FnOnce() -> String,
+    panics: &AtomicU64,
+    op: &str,
+    number: u64,
+    work: impl FnOnce(),
+) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         let count = panics.fetch_add(1, Ordering::Relaxed) + 1;
-        let view = root.view();
-        let view = view.name();
+        let view = view();
         tracing::error!(view, op, number, count, "a request failed inside");
     }
 }
@@ -190,9 +212,21 @@ mod tests {
     fn a_panicking_request_is_caught_and_counted() {
         let panics = AtomicU64::new(0);
         let mut served = false;
-        run_guarded("n1", &panics, "read", 1, || panic!("as a test wants it"));
-        run_guarded("n1", &panics, "read", 1, || served = true);
-        run_guarded("n1", &panics, "read", 1, || panic!("and once more"));
+        run_guarded(
+            || "n1".into(),
+            &panics,
+            "read",
+            1,
+            || panic!("as a test wants it"),
+        );
+        run_guarded(|| "n1".into(), &panics, "read", 1, || served = true);
+        run_guarded(
+            || "n1".into(),
+            &panics,
+            "read",
+            1,
+            || panic!("and once more"),
+        );
         assert!(served);
         assert_eq!(panics.load(Ordering::Relaxed), 2);
     }

@@ -7,12 +7,12 @@ use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::adapter::{Adapter, REQUIRED, WANTED, caller, failed, kills_suid};
+use super::adapter::{Adapter, REQUIRED, WANTED, WATCHED, caller, failed, kills_suid};
 use super::reply;
 use crate::fs::{Answer, Changes, OpenHow, View};
 use crate::sys::Errno;
@@ -25,9 +25,16 @@ impl Filesystem for Adapter {
                 std::io::Error::from_raw_os_error(libc::EPROTO)
             })?;
         }
-        for flag in WANTED {
-            if let Err(missing) = config.add_capabilities(flag) {
-                tracing::info!(?missing, "not offered by this kernel");
+        let watched: &[InitFlags] = if self.view().is_watched() {
+            &WATCHED
+        } else {
+            &[]
+        };
+        for &flag in WANTED.iter().chain(watched) {
+            match config.add_capabilities(flag) {
+                Ok(()) if flag == InitFlags::FUSE_NO_OPENDIR_SUPPORT => self.no_opendir = true,
+                Ok(()) => {}
+                Err(missing) => tracing::info!(?missing, "not offered by this kernel"),
             }
         }
         Ok(())
@@ -329,11 +336,20 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("fsync", ino, || {
-            self.done("fsync", ino, self.view().fsync(ino.0, fh.0, datasync), reply);
+            self.done(
+                "fsync",
+                ino,
+                self.view().fsync(ino.0, fh.0, datasync),
+                reply,
+            );
         });
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.no_opendir {
+            // The kernel does not ask again (fs/fuse/dir.c, fuse_dir_open).
+            return reply.error(fuser::Errno::ENOSYS);
+        }
         self.guarded("opendir", ino, || match self.view().opendir(ino.0) {
             Ok(()) => reply.opened(FileHandle(0), FopenFlags::empty()),
             Err(e) => reply.error(failed(&self.view(), "opendir", ino.0, e)),

@@ -4,7 +4,9 @@
 mod adapter;
 mod filesystem;
 mod mount;
+mod notify;
 mod reply;
 
 pub use adapter::Adapter;
 pub use mount::{MountError, MountPoint, mount, unmount};
+pub use notify::Notifier;
