@@ -332,7 +332,10 @@ pub fn handle_of(object: BorrowedFd<'_>) -> Res<Box<[u8]>> {
     if result < 0 {
         return Err(last());
     }
-    let bytes = handle.bytes.get(..handle.len as usize).ok_or(Errno::OVERFLOW)?;
+    let bytes = handle
+        .bytes
+        .get(..handle.len as usize)
+        .ok_or(Errno::OVERFLOW)?;
     Ok([&handle.kind.to_ne_bytes(), bytes].concat().into())
 }
 
