@@ -15,13 +15,20 @@
 //! told), a bare access time, and what another machine does to a file system (those that allow
 //! it are refused).
 
+mod mounts;
+mod reader;
 mod refuse;
+mod system;
+mod tree;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 pub use refuse::NotWatched;
+
+use reader::Shared;
 
 /// A watched root. Numbers are not used twice.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -123,7 +130,18 @@ pub struct Stats {
 }
 
 /// Watches directory trees until it is dropped.
-pub struct Watcher {}
+pub struct Watcher {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watcher")
+            .field("stats", &self.stats())
+            .finish()
+    }
+}
 
 impl Watcher {
     /// Starts the thread that reads events.
@@ -131,8 +149,11 @@ impl Watcher {
     /// # Errors
     /// `EPERM` without CAP_SYS_ADMIN, `EINVAL` on a kernel before 5.9, `EMFILE`.
     pub fn start(sink: Arc<dyn Sink>) -> io::Result<Watcher> {
-        drop(sink);
-        Ok(Watcher {})
+        let (shared, thread) = reader::start(sink)?;
+        Ok(Watcher {
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// Watches a directory and all below it. Whatever begins to happen after the return is told.
@@ -142,19 +163,44 @@ impl Watcher {
     /// # Errors
     /// Why this directory can't be watched; nothing is known of its changes then.
     pub fn watch(&self, path: &Path) -> Result<RootId, NotWatched> {
-        drop(path.to_owned());
-        Err(NotWatched::Ended)
+        self.shared.tree.lock().watch(path)
     }
 
     /// Watches a root no longer.
-    pub fn unwatch(&self, _id: RootId) {}
+    pub fn unwatch(&self, id: RootId) {
+        self.shared.tree.lock().unwatch(id);
+    }
 
     /// What was seen so far.
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        self.shared.stats()
     }
 
     /// Returns once everything that happened before the call has been delivered. Called by a sink
     /// it returns at once, since it would wait for itself.
-    pub fn settle(&self) {}
+    pub fn settle(&self) {
+        if !self.is_reader() {
+            self.shared.settle();
+        }
+    }
+
+    fn is_reader(&self) -> bool {
+        let reader = self.thread.as_ref().map(|thread| thread.thread().id());
+        reader == Some(std::thread::current().id())
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.shared.stop();
+        // A sink that drops its watcher must not wait for itself; its thread ends after it.
+        if let Some(thread) = self
+            .thread
+            .take()
+            .filter(|t| t.thread().id() != std::thread::current().id())
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that reads changes panicked");
+        }
+    }
 }
