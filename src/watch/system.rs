@@ -392,7 +392,8 @@ fn no_means(error: Errno) -> bool {
 /// Opens a root's path, if it leads to the same directory. No symlink is followed: through one
 /// the directory would be there, but the kernel would give paths that don't begin with this one.
 pub(super) fn open_root(root: &Root) -> Res<Option<OwnedFd>> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // open_by_handle_at(2) does not take O_PATH for the mount.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::openat2(
         CWD,
         &*root.path,
