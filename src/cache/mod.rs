@@ -212,6 +212,21 @@ impl Cache {
         }
     }
 
+    /// The names in a directory that are known to be absent there.
+    pub fn absent_in(&self, layer: LayerId, dir: &[u8]) -> Vec<Box<[u8]>> {
+        let mut names = Vec::new();
+        for shard in &self.shards {
+            shard.lock().visit(layer, |path, value| {
+                if let (Value::Fact(Fact::Absent | Fact::Whiteout), Some(name)) =
+                    (value, name_in(path, dir))
+                {
+                    names.push(name.into());
+                }
+            });
+        }
+        names
+    }
+
     /// How it does.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts {
@@ -241,6 +256,16 @@ fn is_below(path: &[u8], top: &[u8]) -> bool {
         Some(rest) => rest.is_empty() || top.is_empty() || rest[0] == b'/',
         None => false,
     }
+}
+
+/// The name of what lies directly in a directory.
+fn name_in<'p>(path: &'p [u8], dir: &[u8]) -> Option<&'p [u8]> {
+    let rest = path.strip_prefix(dir)?;
+    let name = match dir.is_empty() {
+        true => rest,
+        false => rest.strip_prefix(b"/")?,
+    };
+    (!name.is_empty() && !name.contains(&b'/')).then_some(name)
 }
 
 #[cfg(test)]
@@ -330,6 +355,20 @@ mod tests {
         assert_eq!(left, [false, false, false, true, true]);
         cache.forget_below(1, b"");
         assert_eq!(cache.counts().entries, 0);
+    }
+
+    #[test]
+    fn names_that_are_absent_in_a_directory_are_told() {
+        let cache = Cache::new(1 << 20);
+        for path in [&b"d/a"[..], b"d/b/c", b"da", b"d"] {
+            put(&cache, 1, path, Fact::Absent);
+        }
+        put(&cache, 1, b"d/there", object(1));
+        assert_eq!(cache.absent_in(1, b"d"), [b"a"[..].into()]);
+        let mut top = cache.absent_in(1, b"");
+        top.sort();
+        assert_eq!(top, [b"d"[..].into(), b"da"[..].into()]);
+        assert!(cache.absent_in(2, b"d").is_empty());
     }
 
     #[test]

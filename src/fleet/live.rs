@@ -8,6 +8,8 @@
 //! store that hangs: so each view has a queue of its own, sent by one thread at a time.
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -17,6 +19,7 @@ use crate::fs::{Event, Notice, Root};
 use crate::fuse::Notifier;
 use crate::layer::Layer;
 use crate::pool::Pool;
+use crate::sys::Res;
 use crate::watch::{Change, Lost, Object, RootId, Sink, What};
 
 /// A mounted view, as long as it is to be told of changes.
@@ -32,9 +35,9 @@ impl Attached {
         &self.view.root
     }
 
-    /// Tells the kernel side what a change of rules has made void.
-    pub fn tell(&self, notices: Vec<Notice>) {
-        self.hub.send(&self.view, Message::All(notices));
+    /// The rules or layers have changed: tells the kernel side that nothing is as it was.
+    pub fn all_changed(&self) {
+        self.hub.send(&self.view, Message::All);
     }
 }
 
@@ -51,6 +54,8 @@ impl Drop for Attached {
 #[derive(Debug)]
 struct Post {
     root: Arc<Root>,
+    /// Where it is mounted.
+    point: PathBuf,
     notifier: Notifier,
     queue: Mutex<Queue>,
 }
@@ -65,9 +70,8 @@ struct Queue {
 #[derive(Debug)]
 enum Message {
     Some(Vec<Notice>),
-    /// Every name is to be asked for again; the notices say so one by one, for kernels that can't
-    /// be told at once, and tell of the inodes.
-    All(Vec<Notice>),
+    /// Nothing is as it was.
+    All,
 }
 
 /// More messages than this to one view become one: all is void.
@@ -93,14 +97,38 @@ impl Post {
         }
     }
 
-    fn deliver(&self, message: Message) -> crate::sys::Res<()> {
-        let (notices, names) = match message {
-            Message::Some(notices) => (notices, true),
-            Message::All(notices) => (notices, !self.notifier.all_names()?),
-        };
-        for notice in &notices {
-            if names || matches!(notice, Notice::Inode(_)) {
-                self.notifier.tell(notice)?;
+    fn deliver(&self, message: Message) -> Res<()> {
+        match message {
+            Message::Some(notices) => {
+                for notice in &notices {
+                    match notice {
+                        Notice::Tree(path) => self.tell_names(path)?,
+                        other => self.notifier.tell(other)?,
+                    }
+                }
+                Ok(())
+            }
+            Message::All => {
+                let view = self.root.view_arc();
+                for notice in view.every_inode() {
+                    self.notifier.tell(&notice)?;
+                }
+                let mounts = mounts_below(&self.point);
+                if mounts.is_empty() && self.notifier.all_names()? {
+                    return Ok(());
+                }
+                self.tell_names(b"")
+            }
+        }
+    }
+
+    /// Every name at and below a directory is to be asked for again, and what is mounted there
+    /// stays.
+    fn tell_names(&self, top: &[u8]) -> Res<()> {
+        let view = self.root.view_arc();
+        for (notice, drop) in view.every_name(top, &mounts_below(&self.point)) {
+            if let Notice::Entry { parent, name } = notice {
+                self.notifier.name(parent, &name, drop)?;
             }
         }
         Ok(())
@@ -150,9 +178,15 @@ impl Hub {
         self.others.write().insert(root, Tell(tell));
     }
 
-    pub(super) fn attach(self: &Arc<Self>, root: Arc<Root>, notifier: Notifier) -> Attached {
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        root: Arc<Root>,
+        point: PathBuf,
+        notifier: Notifier,
+    ) -> Attached {
         let view = Arc::new(Post {
             root,
+            point,
             notifier,
             queue: Mutex::default(),
         });
@@ -182,7 +216,8 @@ impl Hub {
         let mut queue = post.queue.lock();
         if queue.waiting.len() >= MANY {
             // It does not keep up. Whatever was to be told is part of this.
-            queue.waiting = vec![Message::All(post.root.view().all_changed())];
+            post.root.view().all_changed();
+            queue.waiting = vec![Message::All];
         } else {
             queue.waiting.push(message);
         }
@@ -205,8 +240,8 @@ impl Hub {
     pub(super) fn layer_void(&self, layer: &Layer) {
         self.cache.forget_layer(layer.id());
         for post in self.views_with(layer) {
-            let notices = post.root.view().all_changed();
-            self.send(&post, Message::All(notices));
+            post.root.view().all_changed();
+            self.send(&post, Message::All);
         }
     }
 
@@ -286,6 +321,46 @@ impl Sink for Hub {
             }
         }
     }
+}
+
+/// What is mounted below a directory, as paths from there. Other mount namespaces are not seen.
+fn mounts_below(point: &Path) -> Vec<Vec<u8>> {
+    let table = match std::fs::read("/proc/self/mountinfo") {
+        Ok(table) => table,
+        Err(error) => {
+            tracing::warn!(%error, "/proc/self/mountinfo: what is mounted in views is not known");
+            return Vec::new();
+        }
+    };
+    let mut top = point.as_os_str().as_bytes().to_vec();
+    top.push(b'/');
+    let points = table
+        .split(|b| *b == b'\n')
+        .filter_map(|line| line.split(|b| *b == b' ').nth(4));
+    points
+        .filter_map(|point| Some(unescape(point).strip_prefix(&top[..])?.to_vec()))
+        .collect()
+}
+
+/// Undoes the `\040` of proc(5)'s mount tables.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let digits = tail.get(..3).filter(|_| byte == b'\\');
+        let octal = digits.and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        match octal {
+            Some(decoded) => {
+                out.push(decoded);
+                rest = &tail[3..];
+            }
+            None => {
+                out.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    out
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {

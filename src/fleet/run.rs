@@ -75,7 +75,7 @@ pub fn run_foreground(
     let point = &std::path::absolute(point).map_err(RunError::Background)?;
     let mounted = fuse::mount(adapter, point, threads)?;
     tracing::info!(view = name, point = %point.display(), "mounted");
-    let attached = shared.attach(root, mounted.notifier());
+    let attached = shared.attach(root, point.clone(), mounted.notifier());
     let stop = signals.handle();
     let unmounts = point.clone();
     let waiter = std::thread::spawn(move || {

@@ -5,6 +5,7 @@
 //! could not be watched, and stores that went or came back.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -144,8 +145,8 @@ impl Shared {
     }
 
     /// A view was mounted: its kernel side is told of changes until what is returned is dropped.
-    pub fn attach(&self, root: Arc<Root>, notifier: Notifier) -> Attached {
-        self.state.hub.attach(root, notifier)
+    pub fn attach(&self, root: Arc<Root>, point: PathBuf, notifier: Notifier) -> Attached {
+        self.state.hub.attach(root, point, notifier)
     }
 
     /// Calls `tell` at any change in a directory that is no layer.
@@ -154,7 +155,7 @@ impl Shared {
     /// Why it can't be watched.
     pub fn watch_dir(
         &self,
-        dir: &std::path::Path,
+        dir: &Path,
         tell: impl Fn() + Send + Sync + 'static,
     ) -> Result<(), NotWatched> {
         let watcher = self.state.watcher.as_ref().ok_or(NotWatched::Ended)?;

@@ -22,8 +22,19 @@ pub enum Notice {
         /// The name.
         name: Box<[u8]>,
     },
+    /// A directory stands for something else, and so does what is below it: its path in the view.
+    Tree(Box<[u8]>),
     /// An inode's attributes, cached contents or listing are void.
     Inode(u64),
+}
+
+/// What becomes of a name that the kernel is told of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Drop {
+    /// It stays if it still means the same.
+    IfChanged,
+    /// It goes, with all that is below it.
+    WithAllBelow,
 }
 
 /// A change in a layer.
@@ -63,8 +74,10 @@ impl View {
             self.look_again();
         }
         match event {
-            Event::Name { dir, name, .. } => {
+            Event::Name { dir, name, tree } => {
                 for dir in self.seen_as(layer, dir) {
+                    let path = super::resolve::join(&dir, name);
+                    let known = self.known_by_path(&path);
                     for parent in self.known_by_path(&dir) {
                         notices.push(Notice::Inode(parent.number));
                         notices.push(Notice::Entry {
@@ -72,13 +85,16 @@ impl View {
                             name: name.into(),
                         });
                     }
-                    let path = super::resolve::join(&dir, name);
-                    notices.extend(self.known_by_path(&path).iter().map(|inode| void(inode)));
+                    notices.extend(known.iter().map(|inode| Notice::Inode(inode.number)));
+                    if tree && !known.is_empty() {
+                        notices.push(Notice::Tree(path.into()));
+                    }
                 }
             }
             Event::Object(path) => {
                 for path in self.seen_as(layer, path) {
-                    notices.extend(self.known_by_path(&path).iter().map(|inode| void(inode)));
+                    let known = self.known_by_path(&path);
+                    notices.extend(known.iter().map(|inode| Notice::Inode(inode.number)));
                 }
             }
             Event::Backing(..) => {}
@@ -86,18 +102,56 @@ impl View {
         notices
     }
 
-    /// Nothing is certain any more: every inode is looked at again, and the kernel asks for every
-    /// name and attribute that it holds. Parents come before what is in them.
-    pub fn all_changed(&self) -> Vec<Notice> {
+    /// Nothing is certain any more: every inode is looked at again, and the kernel is to be told
+    /// of each ([`View::every_inode`], [`View::every_name`]).
+    pub fn all_changed(&self) {
         self.look_again();
+    }
+
+    /// Every inode that the kernel holds.
+    pub fn every_inode(&self) -> Vec<Notice> {
         let mut notices = Vec::new();
+        self.held
+            .inodes
+            .for_each(|inode| notices.push(Notice::Inode(inode.number)));
+        notices
+    }
+
+    /// Every name at and below a directory that the kernel may hold, present ones and absent ones,
+    /// without harm to what is mounted on `mounts` (paths in the view): a directory that has none
+    /// of these at or below it is told of as gone, with whatever the kernel holds below it; the
+    /// names in the others one by one.
+    pub fn every_name(&self, top: &[u8], mounts: &[Vec<u8>]) -> Vec<(Notice, Drop)> {
+        let holds_mount = |path: &[u8]| mounts.iter().any(|mount| is_at_or_below(mount, path));
+        let mut notices = Vec::new();
+        let mut spared: Vec<Arc<Inode>> = Vec::new();
         self.held.inodes.for_each(|inode| {
-            notices.push(Notice::Inode(inode.number));
-            notices.extend(inode.links().into_iter().map(|link| Notice::Entry {
-                parent: link.parent.number,
-                name: link.name,
+            let Some(path) = inode.path().filter(|path| is_at_or_below(path, top)) else {
+                return;
+            };
+            let is_dir = inode.data.state.read().kind == libc::S_IFDIR;
+            let drop = match is_dir && !holds_mount(&path) && inode.number != id::ROOT {
+                true => Drop::WithAllBelow,
+                false => Drop::IfChanged,
+            };
+            if is_dir && drop == Drop::IfChanged {
+                spared.push(inode.clone());
+            }
+            notices.extend(inode.links().into_iter().map(|link| {
+                let (parent, name) = (link.parent.number, link.name);
+                (Notice::Entry { parent, name }, drop)
             }));
         });
+        // What is absent there is remembered by the kernel alone; most of it here, too.
+        for dir in spared {
+            let parent = dir.number;
+            let path = dir.path().unwrap_or_default();
+            let absent = self
+                .layers
+                .iter()
+                .flat_map(|l| self.cache.absent_in(l.id(), &path));
+            notices.extend(absent.map(|name| (Notice::Entry { parent, name }, Drop::IfChanged)));
+        }
         notices
     }
 
@@ -171,7 +225,7 @@ pub(super) fn prefixes(rules: &RuleTree) -> Vec<Box<[u8]>> {
     prefixes
 }
 
-/// A file that was copied up is not concerned, and looked at once more all the same.
-fn void(inode: &Arc<Inode>) -> Notice {
-    Notice::Inode(inode.number)
+fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
+    let rest = path.strip_prefix(top);
+    rest.is_some_and(|rest| rest.is_empty() || top.is_empty() || rest[0] == b'/')
 }

@@ -36,7 +36,7 @@ use std::time::Duration;
 pub use crate::sys::creds::Caller;
 pub use attr::Changes;
 pub use dir::DirEntry;
-pub use live::{Event, Notice};
+pub use live::{Drop, Event, Notice};
 pub use node::{Node, Source, Src};
 pub use open::{OpenFile, OpenHow};
 
@@ -200,14 +200,14 @@ impl Root {
     }
 
     /// Other rules and layers, from the next request on. What is open goes on. The kernel is to be
-    /// told what is returned.
+    /// told that nothing is as it was.
     ///
     /// # Errors
     /// As [`View::new`]; nothing has changed then.
-    pub fn replace(&self, spec: ViewSpec) -> Res<Vec<Notice>> {
-        let next = Arc::new(self.view().successor(spec)?);
-        self.view.store(next.clone());
-        Ok(next.all_changed())
+    pub fn replace(&self, spec: ViewSpec) -> Res<()> {
+        let next = self.view().successor(spec)?;
+        self.view.store(Arc::new(next));
+        Ok(())
     }
 }
 
@@ -242,8 +242,7 @@ impl View {
     }
 
     /// The view that takes this one's place: other rules and layers over the same inodes and open
-    /// files. Nothing that this view was told is void before the kernel hears of it
-    /// ([`View::all_changed`]).
+    /// files.
     ///
     /// # Errors
     /// As [`View::new`]; this view then stays.

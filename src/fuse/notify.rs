@@ -10,12 +10,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::fs::Notice;
+use crate::fs::{Drop, Notice};
 use crate::sys::{Errno, Res};
 
 const INVAL_INODE: i32 = 2;
 const INVAL_ENTRY: i32 = 3;
-/// Linux 6.16: every name is asked for again.
+/// Linux 6.16: every name is thrown away when it is next used, with what is mounted below.
 const INC_EPOCH: i32 = 8;
 /// The name is asked for again, and stays if it is still the same object (Linux 6.2). Without this
 /// the kernel throws it away with all below, mounts included.
@@ -50,18 +50,26 @@ impl Notifier {
                 // From offset 0 to the end: contents and attributes.
                 self.send(INVAL_INODE, &body, None)
             }
-            Notice::Entry { parent, name } => {
-                if !self.expires.load(Ordering::Relaxed) {
-                    return self.entry(*parent, name, 0);
-                }
-                match self.entry(*parent, name, EXPIRE_ONLY) {
-                    Err(Errno::INVAL) => {
-                        self.expires.store(false, Ordering::Relaxed);
-                        self.entry(*parent, name, 0)
-                    }
-                    other => other,
-                }
+            Notice::Entry { parent, name } => self.name(*parent, name, Drop::IfChanged),
+            // One by one: the kernel knows no such message.
+            Notice::Tree(_) => Ok(()),
+        }
+    }
+
+    /// Tells of a name.
+    ///
+    /// # Errors
+    /// As [`Notifier::tell`].
+    pub fn name(&self, parent: u64, name: &[u8], drop: Drop) -> Res<()> {
+        if drop == Drop::WithAllBelow || !self.expires.load(Ordering::Relaxed) {
+            return self.entry(parent, name, 0);
+        }
+        match self.entry(parent, name, EXPIRE_ONLY) {
+            Err(Errno::INVAL) => {
+                self.expires.store(false, Ordering::Relaxed);
+                self.entry(parent, name, 0)
             }
+            other => other,
         }
     }
 
