@@ -161,9 +161,11 @@ impl System {
 
     /// Looks whether every root is where it was; [`System::take_gone`] has those that are not.
     pub(super) fn check(&mut self) -> Res<()> {
-        self.rest();
         for id in self.ids() {
+            // What is held open would be there in any case.
+            self.open.remove(&id);
             self.root(id)?;
+            self.open.remove(&id);
         }
         Ok(())
     }
@@ -387,6 +389,18 @@ fn no_means(error: Errno) -> bool {
         error,
         Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR | Errno::AGAIN
     )
+}
+
+/// Tries again where the kernel had no memory or no peace for a moment: ext4 answers `ENOMEM` when
+/// a block was being dropped from the cache (sb_getblk), and giving up costs all that is known.
+pub(super) fn patiently(mut attempt: impl FnMut() -> Res<()>) -> Res<()> {
+    for _ in 0..100 {
+        match attempt() {
+            Err(Errno::NOMEM | Errno::INTR | Errno::AGAIN) => std::thread::yield_now(),
+            result => return result,
+        }
+    }
+    attempt()
 }
 
 /// Opens a root's path, if it leads to the same directory. No symlink is followed: through one
