@@ -14,6 +14,7 @@ mod dir;
 pub mod explain;
 mod io;
 mod lookup;
+mod near;
 mod node;
 mod open;
 mod remove;

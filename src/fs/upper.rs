@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::node::Orphan;
 use super::resolve::{Here, join};
-use super::{Inode, View};
+use super::{Attr, Inode, Source, Src, View};
 use crate::inode::id;
 use crate::layer::copyup::Origin;
 use crate::layer::machinery;
@@ -38,16 +38,24 @@ impl View {
     /// # Errors
     /// `EROFS`, or what copying answers; the lower object still stands then.
     pub(super) fn copy_up(&self, inode: &Inode, data: Data) -> Res<Box<Here>> {
-        let here = self.object(inode)?;
+        if let Some(here) = self.near_here(inode) {
+            return Ok(here);
+        }
+        let mut locked = inode.data.copying.try_lock();
+        let mut here = self.object(inode)?;
         let upper = self.writable(here.pos)?;
         if here.upper == Some(upper) {
             return Ok(here);
         }
-        let _copying = inode.data.copying.lock();
-        let here = self.object(inode)?;
-        if here.upper == Some(upper) {
-            return Ok(here);
+        if locked.is_none() {
+            // Someone copies it: what there is afterwards counts.
+            locked = Some(inode.data.copying.lock());
+            here = self.object(inode)?;
+            if here.upper == Some(upper) {
+                return Ok(here);
+            }
         }
+        let _copying = locked;
         if inode.is_nameless() {
             self.copy_orphan(inode, &here, upper, data)?;
             return self.object(inode);
@@ -69,16 +77,23 @@ impl View {
         let at = self.rules.zone(here.pos.zone).layer_path(&here.path);
         let over = here.fd.is_none() && matches!(layer.probe(at)?, Found::Whiteout);
         let is_dir = here.attr.stat.is_dir();
-        let copy = |origin: &Origin<'_>| match over {
-            true => layer.make_over_whiteout(&dir, name, is_dir, |nest, name| {
-                layer.copy_up(nest, name, origin)
-            }),
-            false => layer.copy_up(&dir, name, origin),
+        let mut made = None;
+        let mut copy = |origin: &Origin<'_>| {
+            made = match over {
+                true => layer.make_over_whiteout(&dir, name, is_dir, |nest, name| {
+                    layer.copy_up(nest, name, origin)
+                }),
+                false => layer.copy_up(&dir, name, origin),
+            }?;
+            Ok(())
         };
-        match self.with_room(|| self.copy(layer, &here, data, copy)) {
+        match self.with_room(|| self.copy(layer, &here, data, &mut copy)) {
             // EEXIST: someone else put something there; what it is decides the next look.
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
+        }
+        if let Some(fd) = made {
+            return self.as_copied(inode, *here, upper, fd);
         }
         let copied = self.object(inode)?;
         if copied.upper == Some(upper) {
@@ -86,6 +101,26 @@ impl View {
         } else {
             Err(Errno::IO)
         }
+    }
+
+    /// What was just copied, and is at hand.
+    fn as_copied(&self, inode: &Inode, here: Here, upper: u8, fd: OwnedFd) -> Res<Box<Here>> {
+        let src = Src {
+            layer: upper,
+            default: false,
+        };
+        let stat = obj::stat(&fd)?;
+        self.remember_copy(inode, upper, &stat);
+        let number = inode.number;
+        let copied = Here {
+            source: Source::One(src),
+            attr: Attr { number, stat },
+            fd: Some(fd),
+            upper: Some(upper),
+            ..here
+        };
+        self.refresh(inode, &copied);
+        Ok(Box::new(copied))
     }
 
     /// A file that lost its last name before it was written to: its copy has none either.
@@ -141,7 +176,12 @@ impl View {
     ///
     /// # Errors
     /// What copying up directories answers.
-    pub(super) fn parent_in_upper(&self, parent: &Inode, pos: Pos, path: &[u8]) -> Res<OwnedFd> {
+    pub(super) fn parent_in_upper(
+        &self,
+        parent: &Inode,
+        pos: Pos,
+        path: &[u8],
+    ) -> Res<Arc<OwnedFd>> {
         let parent_pos = parent.data.state.read().pos;
         let upper = self.writable(pos)?;
         if self.writable(parent_pos) == Ok(upper) {
@@ -149,10 +189,13 @@ impl View {
             return match dir.srcs.first() {
                 Some(&src) if src.layer == upper => {
                     let zone = self.rules.zone(dir.pos.zone);
-                    self.layer(src)
-                        .open_dir(&self.layer_path(zone, &dir.path, src))
+                    let at = self.layer_path(zone, &dir.path, src);
+                    self.layer(src).hold_dir(&at, self.options.lifetime)
                 }
-                _ => self.copy_up(parent, Data::Whole)?.fd.ok_or(Errno::IO),
+                _ => {
+                    let copied = self.copy_up(parent, Data::Whole)?.fd;
+                    copied.map(Arc::new).ok_or(Errno::IO)
+                }
             };
         }
         // The zone begins here: what leads to it in this upper belongs to no zone of its own.
@@ -165,7 +208,7 @@ impl View {
             made = join(&made, name);
             self.placeholder(layer, &dir, name, &made)?;
         }
-        layer.open_dir(&made)
+        layer.open_dir(&made).map(Arc::new)
     }
 
     fn placeholder(&self, layer: &Layer, dir: &OwnedFd, name: &[u8], path: &[u8]) -> Res<()> {
@@ -207,18 +250,17 @@ impl View {
         if !deleted {
             return match layer.copy_up(dir, name, &origin) {
                 Err(Errno::EXIST) => Ok(()),
-                other => other,
+                other => other.map(drop),
             };
         }
-        layer.make_over_whiteout(dir, name, true, |nest, name| {
-            layer.copy_up(nest, name, &origin)
-        })
+        let copy = |nest: &OwnedFd, name: &[u8]| layer.copy_up(nest, name, &origin);
+        layer.make_over_whiteout(dir, name, true, copy).map(drop)
     }
 
     /// A symlink's target, wherever it comes from.
     pub(super) fn readlink_of(&self, here: &Here) -> Res<Vec<u8>> {
         match (&here.source, &here.fd) {
-            (super::Source::Link(target), _) => Ok(target.to_vec()),
+            (Source::Link(target), _) => Ok(target.to_vec()),
             (_, Some(fd)) if here.kind() == libc::S_IFLNK => {
                 Ok(rustix::fs::readlinkat(fd, c"", Vec::new())?.into_bytes())
             }
@@ -268,8 +310,8 @@ impl View {
         let lower_file = {
             let state = inode.data.state.read();
             let lower = match &state.source {
-                super::Source::One(src) => !self.layer_is_upper(src.layer),
-                super::Source::Con(_) => true,
+                Source::One(src) => !self.layer_is_upper(src.layer),
+                Source::Con(_) => true,
                 _ => false,
             };
             lower && state.kind == libc::S_IFREG

@@ -5,6 +5,7 @@
 //! layers, rules, inode numbers' meaning, or FUSE.
 
 pub mod copyup;
+mod held;
 mod lock;
 pub mod machinery;
 mod root;
@@ -95,6 +96,8 @@ pub struct Layer {
     trying: parking_lot::Mutex<()>,
     /// Held from the first time that the upper is tried out.
     lock: OnceLock<[lock::Lock; 2]>,
+    /// Directories of an upper that are in use.
+    held: held::Held,
     /// liteimg has been run on it: chains into `.statelite/tmpfs` are read through.
     liteimg: bool,
 }
@@ -109,6 +112,7 @@ impl Layer {
             caps: OnceLock::new(),
             trying: parking_lot::Mutex::new(()),
             lock: OnceLock::new(),
+            held: held::Held::default(),
             liteimg: false,
         };
         layer.liteimg = layer.spec.upper.is_none()
@@ -268,7 +272,7 @@ impl Layer {
                 Err(e) => Err(e),
             };
         }
-        match Xattrs::of(&object.fd).get(machinery::OPAQUE) {
+        match Xattrs::of_dir(&object.fd).get(machinery::OPAQUE) {
             Ok(value) => Ok(value == b"y"),
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
             Err(e) => Err(e),

@@ -10,6 +10,8 @@ pub mod dir;
 pub mod fusemount;
 pub mod memory;
 pub mod obj;
+mod procfs;
+mod xattr;
 
 pub use rustix::io::Errno;
 
