@@ -32,6 +32,9 @@ impl View {
     /// `ESTALE`, `ENOENT`, and what the layer answers.
     pub fn getattr(&self, number: u64, handle: Option<u64>) -> Res<Entry> {
         let inode = self.inode(number)?;
+        if let Some(attr) = self.near_attr(&inode) {
+            return Ok(attr);
+        }
         match self.object(&inode) {
             Ok(here) => Ok(self.entry_of(&here)),
             Err(e @ (Errno::NOENT | Errno::STALE)) => {

@@ -14,7 +14,7 @@ use super::{Attr, Caller, Entry, Inode, OpenHow, Source, Src, View};
 use crate::layer::machinery;
 use crate::rules::Pos;
 use crate::sys::creds::as_caller;
-use crate::sys::obj;
+use crate::sys::obj::{self, Stat};
 use crate::sys::{Errno, Res};
 use std::cell::OnceCell;
 
@@ -26,6 +26,8 @@ pub(super) struct Place {
     pub(super) upper: u8,
     /// The upper says that the name is deleted.
     pub(super) whiteout: bool,
+    /// The parent in the upper, where it is known already.
+    pub(super) dir: Option<Arc<OwnedFd>>,
 }
 
 impl View {
@@ -51,7 +53,34 @@ impl View {
             path: join(&dir.path, name),
             upper,
             whiteout,
+            dir: None,
         })
+    }
+
+    /// Makes something at a name that is free.
+    ///
+    /// # Errors
+    /// As [`View::place`], and what making it answers.
+    fn make_at<T>(
+        &self,
+        parent: u64,
+        name: &[u8],
+        is_dir: bool,
+        make: impl Fn(&OwnedFd, &[u8]) -> Res<T>,
+    ) -> Res<(Place, T)> {
+        let inode = self.inode(parent)?;
+        if let Some(place) = self.near_place(&inode, name)
+            && let Some(dir) = &place.dir
+        {
+            match self.with_room(|| make(dir, name)) {
+                // There is something, if only a whiteout, or no directory any more: a look tells.
+                Err(Errno::EXIST | Errno::NOENT | Errno::NOTDIR | Errno::STALE) => {}
+                other => return other.map(|made| (place, made)),
+            }
+        }
+        let place = self.place(parent, name)?;
+        let made = self.make(&place, name, is_dir, make)?;
+        Ok((place, made))
     }
 
     fn make<T>(
@@ -70,6 +99,9 @@ impl View {
     }
 
     fn entry(&self, place: &Place, name: &[u8]) -> Res<(Entry, Arc<Inode>)> {
+        if let Some(dir) = &place.dir {
+            return self.made(place, name, obj::stat_name(&**dir, name)?);
+        }
         let dir = self.dir(&place.parent)?;
         match self.resolve(&dir, name)? {
             Outcome::Here(here) => self.enter(&place.parent, name, *here),
@@ -77,17 +109,23 @@ impl View {
         }
     }
 
-    /// The entry of a regular file that was just made and is open: nobody needs to look for it.
-    fn made(&self, place: &Place, name: &[u8], file: &OwnedFd) -> Res<(Entry, Arc<Inode>)> {
-        let stat = obj::stat(file)?;
+    /// The entry of what was just made, with nothing below it: nobody needs to look for it.
+    fn made(&self, place: &Place, name: &[u8], mut stat: Stat) -> Res<(Entry, Arc<Inode>)> {
         let number = self.own_number(place.upper, &stat);
+        if stat.rdev == machinery::STORED_NULL_DEVICE {
+            stat.rdev = machinery::NULL_DEVICE;
+        }
+        let src = Src {
+            layer: place.upper,
+            default: false,
+        };
         let here = Here {
             path: place.path.clone(),
             pos: place.pos,
-            source: Source::One(Src {
-                layer: place.upper,
-                default: false,
-            }),
+            source: match stat.is_dir() {
+                true => Source::Dir(std::iter::once(src).collect()),
+                false => Source::One(src),
+            },
             attr: Attr { number, stat },
             fd: OnceCell::new(),
             upper: Some(place.upper),
@@ -110,7 +148,13 @@ impl View {
         how: OpenHow,
         caller: Caller,
     ) -> Res<(Entry, u64)> {
-        let place = match self.place(parent, name) {
+        let flags = how.backing() | OFlags::CREATE | OFlags::EXCL;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        let made = self.make_at(parent, name, false, |dir, name| {
+            as_caller(caller, umask, || rustix::fs::openat(dir, name, flags, mode))
+        });
+        let (place, file) = match made {
             // Someone else made it after the kernel looked.
             Err(Errno::EXIST) if !how.flags.contains(OFlags::EXCL) => {
                 let entry = self.lookup(parent, name)?;
@@ -123,15 +167,9 @@ impl View {
                     }
                 };
             }
-            place => place?,
+            made => made?,
         };
-        let flags = how.backing() | OFlags::CREATE | OFlags::EXCL;
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(mode & 0o7777);
-        let file = self.make(&place, name, false, |dir, name| {
-            as_caller(caller, umask, || rustix::fs::openat(dir, name, flags, mode))
-        })?;
-        let (entry, inode) = self.made(&place, name, &file)?;
+        let (entry, inode) = self.made(&place, name, obj::stat(&file)?)?;
         let epoch = inode.data.state.read().epoch;
         Ok((
             entry,
@@ -152,7 +190,6 @@ impl View {
         rdev: u64,
         caller: Caller,
     ) -> Res<Entry> {
-        let place = self.place(parent, name)?;
         let (kind, rdev) = match mode & libc::S_IFMT {
             0 | libc::S_IFREG => (FileType::RegularFile, 0),
             libc::S_IFIFO => (FileType::Fifo, 0),
@@ -167,7 +204,7 @@ impl View {
             _ => return Err(Errno::INVAL),
         };
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        self.make(&place, name, false, |dir, name| {
+        let (place, ()) = self.make_at(parent, name, false, |dir, name| {
             as_caller(caller, umask, || {
                 rustix::fs::mknodat(dir, name, kind, mode, rdev)
             })
@@ -187,9 +224,8 @@ impl View {
         umask: u32,
         caller: Caller,
     ) -> Res<Entry> {
-        let place = self.place(parent, name)?;
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        self.make(&place, name, true, |dir, name| {
+        let (place, ()) = self.make_at(parent, name, true, |dir, name| {
             as_caller(caller, umask, || rustix::fs::mkdirat(dir, name, mode))
         })?;
         Ok(self.entry(&place, name)?.0)
@@ -200,8 +236,7 @@ impl View {
     /// # Errors
     /// As symlink(2).
     pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8], caller: Caller) -> Res<Entry> {
-        let place = self.place(parent, name)?;
-        self.make(&place, name, false, |dir, name| {
+        let (place, ()) = self.make_at(parent, name, false, |dir, name| {
             as_caller(caller, 0, || rustix::fs::symlinkat(target, dir, name))
         })?;
         Ok(self.entry(&place, name)?.0)

@@ -2,7 +2,7 @@
 
 use rustix::fs::{FallocateFlags, SeekFrom};
 
-use super::View;
+use super::{OpenHow, View};
 use crate::sys::{Errno, Res, copy, obj};
 
 impl View {
@@ -67,6 +67,18 @@ impl View {
         } else {
             rustix::fs::fsync(&*file)
         }
+    }
+
+    /// Has close(2) nothing to report of a file that is opened so? Then the kernel need not ask.
+    pub fn closes_quietly(&self, number: u64, how: OpenHow) -> bool {
+        if !how.writes() {
+            return true;
+        }
+        let upper = self.inode(number).and_then(|inode| {
+            let pos = inode.data.state.read().pos;
+            self.layers[self.writable(pos)? as usize].caps()
+        });
+        upper.is_ok_and(|caps| caps.closes_quietly)
     }
 
     /// At close(2): what a store reports late (NFS: quota, space) is reported here.

@@ -16,6 +16,7 @@ mod io;
 mod live;
 mod look;
 mod lookup;
+mod near;
 mod node;
 mod open;
 mod remove;

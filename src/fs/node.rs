@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
@@ -91,6 +91,8 @@ pub struct Node {
     pub copying: Mutex<()>,
     /// How many handles have it open.
     pub opens: AtomicU32,
+    /// The upper's own number of the object's copy, once it is known to be that; else 0.
+    pub copied: AtomicU64,
 }
 
 impl Node {
@@ -109,6 +111,7 @@ impl Node {
             }),
             copying: Mutex::new(()),
             opens: AtomicU32::new(0),
+            copied: AtomicU64::new(0),
         }
     }
 

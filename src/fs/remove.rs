@@ -26,6 +26,9 @@ impl View {
 
     fn remove(&self, parent: u64, name: &[u8], directory: bool) -> Res<()> {
         let parent = self.inode(parent)?;
+        if let Some(()) = self.near_remove(&parent, name, directory) {
+            return Ok(());
+        }
         let dir = self.dir(&parent)?;
         let mut here = self.present(&dir, name)?;
         // Whoever copies it up now ends before the name goes, or finds it gone.
@@ -54,6 +57,9 @@ impl View {
             layer.whiteout(&at, name)?;
         } else {
             layer.take_away(&at, name, &here.attr.stat)?;
+        }
+        if directory {
+            self.dir_gone(&here.path, here.pos, upper);
         }
         self.number_gone(&here, upper);
         self.name_gone(&mut here, &parent, name);

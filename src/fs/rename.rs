@@ -6,6 +6,7 @@
 //! (RENAME_WHITEOUT) where the store can.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
@@ -19,7 +20,7 @@ use crate::sys::{Errno, Res};
 
 /// One end of a rename.
 struct End<'a> {
-    dir: OwnedFd,
+    dir: Arc<OwnedFd>,
     name: &'a [u8],
     /// Something would show here if the upper had nothing.
     below: bool,
@@ -105,20 +106,16 @@ impl View {
             name: new_name,
             below: self.has_below(&to_dir, to_pos, new_name, upper)?,
         };
-        match (exchange, &to) {
-            (true, Some(to)) => {
-                self.hide_below(layer, &from, target.below)?;
-                self.hide_below(layer, to, source.below)?;
-                store::rename(
-                    &source.dir,
-                    name,
-                    &target.dir,
-                    new_name,
-                    RenameFlags::EXCHANGE,
-                )?;
+        let done = match (exchange, &to) {
+            (true, Some(to)) => self.exchange(layer, (&from, &source), (to, &target)),
+            _ => self.move_over(layer, &from, to.as_ref(), &source, &target),
+        };
+        for end in std::iter::once(&from).chain(&to) {
+            if end.attr.stat.is_dir() {
+                self.dir_gone(&end.path, end.pos, upper);
             }
-            _ => self.move_over(layer, &from, to.as_ref(), &source, &target)?,
         }
+        done?;
 
         let moved = self.known(&from);
         let replaced = to.as_ref().and_then(|to| self.known(to));
@@ -174,6 +171,18 @@ impl View {
             return Ok(());
         }
         layer.mark_opaque(self.reach(moved)?.ok_or(Errno::IO)?)
+    }
+
+    fn exchange(
+        &self,
+        layer: &Layer,
+        (from, source): (&Here, &End<'_>),
+        (to, target): (&Here, &End<'_>),
+    ) -> Res<()> {
+        self.hide_below(layer, from, target.below)?;
+        self.hide_below(layer, to, source.below)?;
+        let flags = RenameFlags::EXCHANGE;
+        store::rename(&source.dir, source.name, &target.dir, target.name, flags)
     }
 
     fn move_over(

@@ -1,11 +1,12 @@
 //! Bringing objects to the upper before they are changed.
 
+use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::node::Orphan;
 use super::resolve::{Here, join};
-use super::{Inode, View};
+use super::{Attr, Inode, Source, Src, View};
 use crate::inode::id;
 use crate::layer::copyup::Origin;
 use crate::layer::machinery;
@@ -38,16 +39,24 @@ impl View {
     /// # Errors
     /// `EROFS`, or what copying answers; the lower object still stands then.
     pub(super) fn copy_up(&self, inode: &Inode, data: Data) -> Res<Box<Here>> {
-        let here = self.object(inode)?;
+        if let Some(here) = self.near_here(inode) {
+            return Ok(here);
+        }
+        let mut locked = inode.data.copying.try_lock();
+        let mut here = self.object(inode)?;
         let upper = self.writable(here.pos)?;
         if here.upper == Some(upper) {
             return Ok(here);
         }
-        let _copying = inode.data.copying.lock();
-        let here = self.object(inode)?;
-        if here.upper == Some(upper) {
-            return Ok(here);
+        if locked.is_none() {
+            // Someone copies it: what there is afterwards counts.
+            locked = Some(inode.data.copying.lock());
+            here = self.object(inode)?;
+            if here.upper == Some(upper) {
+                return Ok(here);
+            }
         }
+        let _copying = locked;
         if inode.is_nameless() {
             self.copy_orphan(inode, &here, upper, data)?;
             return self.object(inode);
@@ -69,16 +78,23 @@ impl View {
         let at = self.rules.zone(here.pos.zone).layer_path(&here.path);
         let over = here.top().is_none() && matches!(layer.probe(at)?, Found::Whiteout);
         let is_dir = here.attr.stat.is_dir();
-        let copy = |origin: &Origin<'_>| match over {
-            true => layer.make_over_whiteout(&dir, name, is_dir, |nest, name| {
-                layer.copy_up(nest, name, origin)
-            }),
-            false => layer.copy_up(&dir, name, origin),
+        let mut made = None;
+        let mut copy = |origin: &Origin<'_>| {
+            made = match over {
+                true => layer.make_over_whiteout(&dir, name, is_dir, |nest, name| {
+                    layer.copy_up(nest, name, origin)
+                }),
+                false => layer.copy_up(&dir, name, origin),
+            }?;
+            Ok(())
         };
-        match self.with_room(|| self.copy(layer, &here, data, copy)) {
+        match self.with_room(|| self.copy(layer, &here, data, &mut copy)) {
             // EEXIST: someone else put something there; what it is decides the next look.
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
+        }
+        if let Some(fd) = made {
+            return self.as_copied(inode, *here, upper, fd);
         }
         let copied = self.object(inode)?;
         if copied.upper == Some(upper) {
@@ -86,6 +102,27 @@ impl View {
         } else {
             Err(Errno::IO)
         }
+    }
+
+    /// What was just copied, and is at hand.
+    fn as_copied(&self, inode: &Inode, here: Here, upper: u8, fd: OwnedFd) -> Res<Box<Here>> {
+        let src = Src {
+            layer: upper,
+            default: false,
+        };
+        let stat = obj::stat(&fd)?;
+        self.remember_copy(inode, upper, &stat);
+        let number = inode.number;
+        let copied = Here {
+            source: Source::One(src),
+            attr: Attr { number, stat },
+            fd: OnceCell::from(fd),
+            upper: Some(upper),
+            trust: self.own_trust(),
+            ..here
+        };
+        self.refresh(inode, &copied);
+        Ok(Box::new(copied))
     }
 
     /// A file that lost its last name before it was written to: its copy has none either.
@@ -144,7 +181,12 @@ impl View {
     ///
     /// # Errors
     /// What copying up directories answers.
-    pub(super) fn parent_in_upper(&self, parent: &Inode, pos: Pos, path: &[u8]) -> Res<OwnedFd> {
+    pub(super) fn parent_in_upper(
+        &self,
+        parent: &Inode,
+        pos: Pos,
+        path: &[u8],
+    ) -> Res<Arc<OwnedFd>> {
         let parent_pos = self.pos_of(parent);
         let upper = self.writable(pos)?;
         if self.writable(parent_pos) == Ok(upper) {
@@ -152,13 +194,13 @@ impl View {
             return match dir.srcs.first() {
                 Some(&src) if src.layer == upper => {
                     let zone = self.rules.zone(dir.pos.zone);
-                    self.layer(src)
-                        .open_dir(&self.layer_path(zone, &dir.path, src))
+                    let at = self.layer_path(zone, &dir.path, src);
+                    self.layer(src).hold_dir(&at, self.options.lifetime)
                 }
                 _ => {
                     let copied = self.copy_up(parent, Data::Whole)?;
                     self.reach(&copied)?;
-                    copied.fd.into_inner().ok_or(Errno::IO)
+                    copied.fd.into_inner().map(Arc::new).ok_or(Errno::IO)
                 }
             };
         }
@@ -172,7 +214,7 @@ impl View {
             made = join(&made, name);
             self.placeholder(layer, &dir, name, &made)?;
         }
-        layer.open_dir(&made)
+        layer.open_dir(&made).map(Arc::new)
     }
 
     fn placeholder(&self, layer: &Layer, dir: &OwnedFd, name: &[u8], path: &[u8]) -> Res<()> {
@@ -214,18 +256,17 @@ impl View {
         if !deleted {
             return match layer.copy_up(dir, name, &origin) {
                 Err(Errno::EXIST) => Ok(()),
-                other => other,
+                other => other.map(drop),
             };
         }
-        layer.make_over_whiteout(dir, name, true, |nest, name| {
-            layer.copy_up(nest, name, &origin)
-        })
+        let copy = |nest: &OwnedFd, name: &[u8]| layer.copy_up(nest, name, &origin);
+        layer.make_over_whiteout(dir, name, true, copy).map(drop)
     }
 
     /// A symlink's target, wherever it comes from.
     pub(super) fn readlink_of(&self, here: &Here) -> Res<Vec<u8>> {
         match (&here.source, &here.target) {
-            (super::Source::Link(target), _) => Ok(target.to_vec()),
+            (Source::Link(target), _) => Ok(target.to_vec()),
             _ if here.kind() != libc::S_IFLNK => Err(Errno::INVAL),
             (_, Some(target)) => Ok(target.to_vec()),
             (_, None) => {
@@ -281,8 +322,8 @@ impl View {
         let lower_file = {
             let state = inode.data.state.read();
             let lower = match &state.source {
-                super::Source::One(_) => !self.was_in_upper(&state),
-                super::Source::Con(_) => true,
+                Source::One(_) => !self.was_in_upper(&state),
+                Source::Con(_) => true,
                 _ => false,
             };
             lower && state.kind == libc::S_IFREG

@@ -28,7 +28,11 @@ impl View {
     /// `ENODATA` where it is not there.
     pub fn getxattr(&self, number: u64, name: &[u8]) -> Res<Vec<u8>> {
         let stored = stored(name)?;
-        let here = self.object(&*self.inode(number)?)?;
+        let inode = self.inode(number)?;
+        let here = match self.near_here(&inode) {
+            Some(here) => here,
+            None => self.object(&inode)?,
+        };
         let fd = self.reach(&here)?.ok_or(Errno::NODATA)?;
         match Xattrs::of(fd).get(&stored) {
             // squashfs and others answer so; passed on, it would fail every open by another user

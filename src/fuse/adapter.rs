@@ -5,10 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fuser::{Generation, INodeNo, InitFlags, ReplyEmpty, ReplyEntry, ReplyXattr, Request};
+use fuser::{
+    FopenFlags, Generation, INodeNo, InitFlags, ReplyEmpty, ReplyEntry, ReplyXattr, Request,
+};
 
 use super::reply;
-use crate::fs::{Caller, Entry, Root, View};
+use crate::fs::{Caller, Entry, OpenHow, Root, View};
 use crate::pool::Pool;
 use crate::sys::{Errno, Res};
 
@@ -190,6 +192,14 @@ pub(super) fn failed(view: &View, op: &str, number: u64, e: Errno) -> fuser::Err
         _ => tracing::debug!(view = view.name(), op, number, error = %e, "request refused"),
     }
     reply::errno(e)
+}
+
+/// FLUSH is a round trip at each close: it is asked for where a store may have something to say.
+pub(super) fn open_flags(view: &View, number: u64, how: OpenHow) -> FopenFlags {
+    match view.closes_quietly(number, how) {
+        true => FopenFlags::FOPEN_NOFLUSH,
+        false => FopenFlags::empty(),
+    }
 }
 
 pub(super) fn caller(req: &Request) -> Caller {

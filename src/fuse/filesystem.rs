@@ -12,7 +12,7 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::adapter::{Adapter, REQUIRED, WANTED, WATCHED, caller, failed, kills_suid};
+use super::adapter::{Adapter, REQUIRED, WANTED, WATCHED, caller, failed, kills_suid, open_flags};
 use super::reply;
 use crate::fs::{Answer, Changes, OpenHow, View};
 use crate::sys::Errno;
@@ -247,7 +247,7 @@ impl Filesystem for Adapter {
         let how = OpenHow::from_raw(flags.0);
         let caller = caller(req);
         let open = move |view: &View| match view.open(ino.0, how, caller) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Ok(handle) => reply.opened(FileHandle(handle), open_flags(view, ino.0, how)),
             Err(e) => reply.error(failed(view, "open", ino.0, e)),
         };
         if how.writes() {
@@ -509,7 +509,7 @@ impl Filesystem for Adapter {
                     &reply::attr(&entry.attr),
                     Generation(0),
                     FileHandle(handle),
-                    FopenFlags::empty(),
+                    open_flags(&self.view(), entry.attr.number, how),
                 ),
                 Err(e) => reply.error(failed(&self.view(), "create", parent.0, e)),
             }

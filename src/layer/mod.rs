@@ -5,6 +5,7 @@
 //! layers, rules, inode numbers' meaning, or FUSE.
 
 pub mod copyup;
+mod held;
 mod lock;
 pub mod machinery;
 mod root;
@@ -99,6 +100,8 @@ pub struct Layer {
     trying: parking_lot::Mutex<()>,
     /// Held from the first time that the upper is tried out.
     lock: OnceLock<[lock::Lock; 2]>,
+    /// Directories of an upper that are in use.
+    held: held::Held,
     /// liteimg has been run on it: chains into `.statelite/tmpfs` are read through.
     liteimg: bool,
 }
@@ -115,6 +118,7 @@ impl Layer {
             caps: OnceLock::new(),
             trying: parking_lot::Mutex::new(()),
             lock: OnceLock::new(),
+            held: held::Held::default(),
             liteimg: false,
         };
         layer.liteimg = layer.spec.upper.is_none()
@@ -290,7 +294,7 @@ impl Layer {
                 Err(e) => Err(e),
             };
         }
-        match Xattrs::of(&dir).get(machinery::OPAQUE) {
+        match Xattrs::of_dir(&dir).get(machinery::OPAQUE) {
             Ok(value) => Ok(value == b"y"),
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
             Err(e) => Err(e),

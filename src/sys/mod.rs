@@ -11,6 +11,8 @@ pub mod fanotify;
 pub mod fusemount;
 pub mod memory;
 pub mod obj;
+mod procfs;
+mod xattr;
 
 pub use rustix::io::Errno;
 
