@@ -340,7 +340,7 @@ pub fn handle_of(object: BorrowedFd<'_>) -> Res<Box<[u8]>> {
 }
 
 /// An `O_PATH` descriptor of the object that a handle stands for, as seen in the mount of `mount`
-/// (`O_PATH` too). A symlink is opened itself.
+/// (which may not be `O_PATH`). A symlink is opened itself.
 ///
 /// # Errors
 /// `ESTALE` when it is gone, `EPERM` without CAP_DAC_READ_SEARCH, `EINVAL` for no handle at all.

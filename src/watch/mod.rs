@@ -19,6 +19,8 @@ mod mounts;
 mod reader;
 mod refuse;
 mod system;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::io;
@@ -53,7 +55,7 @@ pub struct Change<'a> {
 }
 
 /// What happened to a name.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum What {
     /// It came, went, or stands for something else now. Its directory's link count and times
     /// changed with it.

@@ -159,6 +159,7 @@ impl Shared {
                 }
             }
             if let Some(wanted) = settling {
+                self.tree.lock().rest();
                 let mut settling = self.settling.lock();
                 settling.done = wanted;
                 self.settled.notify_all();

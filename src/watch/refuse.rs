@@ -111,7 +111,7 @@ pub(super) fn look(path: &Path) -> Result<Suitable, NotWatched> {
         path: path.into(),
         error,
     };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(not_there)?;
     let own = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new());
     let own = PathBuf::from(OsString::from_vec(own.map_err(not_there)?.into_bytes()));

@@ -161,9 +161,11 @@ impl System {
 
     /// Looks whether every root is where it was; [`System::take_gone`] has those that are not.
     pub(super) fn check(&mut self) -> Res<()> {
-        self.rest();
         for id in self.ids() {
+            // What is held open would be there in any case.
+            self.open.remove(&id);
             self.root(id)?;
+            self.open.remove(&id);
         }
         Ok(())
     }
@@ -389,10 +391,23 @@ fn no_means(error: Errno) -> bool {
     )
 }
 
+/// Tries again where the kernel had no memory or no peace for a moment: ext4 answers `ENOMEM` when
+/// a block was being dropped from the cache (sb_getblk), and giving up costs all that is known.
+pub(super) fn patiently(mut attempt: impl FnMut() -> Res<()>) -> Res<()> {
+    for _ in 0..100 {
+        match attempt() {
+            Err(Errno::NOMEM | Errno::INTR | Errno::AGAIN) => std::thread::yield_now(),
+            result => return result,
+        }
+    }
+    attempt()
+}
+
 /// Opens a root's path, if it leads to the same directory. No symlink is followed: through one
 /// the directory would be there, but the kernel would give paths that don't begin with this one.
 pub(super) fn open_root(root: &Root) -> Res<Option<OwnedFd>> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // open_by_handle_at(2) does not take O_PATH for the mount.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::openat2(
         CWD,
         &*root.path,

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::mounts::{self, Mount};
 use super::refuse::{self, NotWatched};
-use super::system::{self, Root, System};
+use super::system::{self, Root, System, patiently};
 use super::{Lost, Object, RootId, What};
 use crate::sys::fanotify::{Event, Fsid, Group};
 use crate::sys::{Errno, Res};
@@ -212,7 +212,7 @@ impl Tree {
     /// Looks whether the roots of a file system are where they were.
     fn check(&mut self, fsid: Fsid, told: &mut Vec<Told<'_>>) {
         if let Some(system) = self.systems.get_mut(&fsid) {
-            let result = system.check();
+            let result = patiently(|| system.check());
             self.finish(fsid, result, told);
         }
     }
@@ -240,11 +240,12 @@ impl Tree {
         }
         // Without it: a mark that could not be taken off.
         if let Some(system) = self.systems.get_mut(&event.fsid) {
-            let result = match (event.dir, event.object) {
+            // Neither tells anything before it has succeeded.
+            let result = patiently(|| match (event.dir, event.object) {
                 (Some(dir), _) => in_dir(system, event, dir, told),
                 (None, Some(object)) => nameless(system, event, object, told),
                 (None, None) => Ok(()),
-            };
+            });
             self.finish(event.fsid, result, told);
         }
     }
