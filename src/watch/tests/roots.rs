@@ -283,7 +283,7 @@ fn an_overflow_loses_every_root_and_goes_on() {
     for id in roots {
         assert_eq!(of(id).collect::<Vec<_>>(), [&Lost::Overflow]);
     }
-    assert_eq!(of(third).last(), Some(&Lost::Gone));
+    assert_eq!(of(third).next_back(), Some(&Lost::Gone));
     assert!(Lost::Overflow.still_watched() && !Lost::Gone.still_watched());
     assert_eq!(watcher.stats().overflows, 1);
     gate.names.lock().clear();

@@ -161,9 +161,12 @@ impl Model {
     }
 }
 
+/// Kept up, brought up in the end, and what was told.
+type Models = (Model, Model, Vec<Note>);
+
 /// For each root a model that is kept up as things are told, and one that is brought up in the end.
 #[derive(Default)]
-struct Replay(Mutex<BTreeMap<RootId, (Model, Model, Vec<Note>)>>);
+struct Replay(Mutex<BTreeMap<RootId, Models>>);
 
 impl Replay {
     fn take(&self, root: RootId, note: Note) {
