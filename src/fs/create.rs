@@ -73,8 +73,12 @@ impl View {
             && let Some(dir) = &place.dir
         {
             match self.with_room(|| make(dir, name)) {
-                // There is something, if only a whiteout, or no directory any more: a look tells.
-                Err(Errno::EXIST | Errno::NOENT | Errno::NOTDIR | Errno::STALE) => {}
+                // There is something, if only a whiteout: a look tells.
+                Err(Errno::EXIST) => {}
+                // No directory any more.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => {
+                    self.dir_gone(obj::split(&place.path).0, place.pos, place.upper);
+                }
                 other => return other.map(|made| (place, made)),
             }
         }

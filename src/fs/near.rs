@@ -49,7 +49,9 @@ impl View {
             || self.rules.leads_deeper(pos)
             || self.rules.is_mtab(pos)
             || machinery::is_ours(name, self.layers[near.upper as usize].form())
-            || name.len() > 255;
+            || name.len() > 255
+            || matches!(name, b"" | b"." | b"..")
+            || name.contains(&b'/');
         (!special).then_some(pos)
     }
 
@@ -230,4 +232,118 @@ impl View {
 fn open_name(near: &Near, name: &[u8]) -> Option<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(&*near.fd, name, flags, Mode::empty()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::fs::tests::{ROOT, plain};
+    use crate::fs::{Caller, OpenHow};
+    use crate::sys::Errno;
+    use rustix::fs::RenameFlags;
+
+    const ME: Caller = Caller { uid: 0, gid: 0 };
+
+    fn create(view: &View, parent: u64, name: &[u8]) -> Result<u64, Errno> {
+        let how = OpenHow::from_raw(libc::O_WRONLY | libc::O_EXCL);
+        let (entry, handle) = view.create(parent, name, 0o644, 0o022, how, ME)?;
+        view.release(handle);
+        Ok(entry.attr.number)
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let names = std::fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> = names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_made_after_a_directory_was_moved_is_in_the_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = plain(dir.path(), |_| {});
+        let upper = dir.path().join("upper");
+        let first = view.mkdir(ROOT, b"a", 0o755, 0, ME).unwrap().attr.number;
+        create(&view, first, b"x").unwrap();
+        view.rename((ROOT, b"a"), (ROOT, b"b"), RenameFlags::empty())
+            .unwrap();
+        let second = view.mkdir(ROOT, b"a", 0o755, 0, ME).unwrap().attr.number;
+        create(&view, second, b"y").unwrap();
+        create(&view, first, b"z").unwrap();
+        assert_eq!(names(&upper.join("a")), ["y"]);
+        assert_eq!(names(&upper.join("b")), ["x", "z"]);
+        view.rename((ROOT, b"a"), (ROOT, b"b"), RenameFlags::EXCHANGE)
+            .unwrap();
+        create(&view, second, b"w").unwrap();
+        assert_eq!(names(&upper.join("b")), ["w", "y"]);
+        for name in [&b"w"[..], b"y"] {
+            view.unlink(second, name).unwrap();
+        }
+        view.rmdir(ROOT, b"b").unwrap();
+        assert_eq!(create(&view, second, b"v"), Err(Errno::NOENT));
+        let third = view.mkdir(ROOT, b"b", 0o755, 0, ME).unwrap().attr.number;
+        create(&view, third, b"u").unwrap();
+        assert_eq!(names(&upper.join("b")), ["u"]);
+    }
+
+    #[test]
+    fn whiteouts_are_made_and_ended_as_by_the_long_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = plain(dir.path(), |lower| {
+            std::fs::create_dir(lower.join("d")).unwrap();
+            std::fs::write(lower.join("d/f"), "lower").unwrap();
+        });
+        let d = view.lookup(ROOT, b"d").unwrap().attr.number;
+        create(&view, d, b"own").unwrap();
+        for _ in 0..2 {
+            view.lookup(d, b"f").unwrap();
+            view.unlink(d, b"f").unwrap();
+            assert_eq!(view.lookup(d, b"f").err(), Some(Errno::NOENT));
+            create(&view, d, b"f").unwrap();
+            assert_eq!(create(&view, d, b"f"), Err(Errno::EXIST));
+        }
+        view.unlink(d, b"f").unwrap();
+        view.unlink(d, b"own").unwrap();
+        assert_eq!(names(&dir.path().join("upper/d")), ["f"]);
+        view.rmdir(ROOT, b"d").unwrap();
+        let d = view.mkdir(ROOT, b"d", 0o755, 0, ME).unwrap().attr.number;
+        assert_eq!(view.lookup(d, b"f").err(), Some(Errno::NOENT));
+        // A lower directory that comes to be where only the upper had one.
+        let own = view.mkdir(ROOT, b"e", 0o755, 0, ME).unwrap().attr.number;
+        create(&view, own, b"x").unwrap();
+        assert_eq!(view.rmdir(ROOT, b"e"), Err(Errno::NOTEMPTY));
+        view.unlink(own, b"x").unwrap();
+        std::fs::create_dir(dir.path().join("lower/e")).unwrap();
+        std::fs::write(dir.path().join("lower/e/x"), "").unwrap();
+        view.rmdir(ROOT, b"e").unwrap_err();
+    }
+
+    #[test]
+    fn the_short_way_tells_what_the_long_one_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = plain(dir.path(), |lower| {
+            std::fs::write(lower.join("f"), "lower").unwrap()
+        });
+        let made = view.mkdir(ROOT, b"d", 0o755, 0, ME).unwrap().attr.number;
+        let file = create(&view, made, b"own").unwrap();
+        let copied = view.lookup(ROOT, b"f").unwrap().attr.number;
+        let how = OpenHow::from_raw(libc::O_WRONLY);
+        view.release(view.open(copied, how, ME).unwrap());
+        for number in [made, file, copied] {
+            let inode = view.inode(number).unwrap();
+            let long = view.object(&inode).unwrap().attr;
+            assert_eq!(view.near_attr(&inode), Some(long));
+        }
+        // Another file in the place of the copy is not taken for it.
+        let upper = dir.path().join("upper");
+        std::fs::write(upper.join("new"), "other").unwrap();
+        std::fs::rename(upper.join("new"), upper.join("f")).unwrap();
+        let inode = view.inode(copied).unwrap();
+        assert_eq!(view.near_attr(&inode), None);
+        assert!(view.near_here(&inode).is_none());
+    }
 }

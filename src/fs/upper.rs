@@ -91,7 +91,11 @@ impl View {
         match self.with_room(|| self.copy(layer, &here, data, &mut copy)) {
             // EEXIST: someone else put something there; what it is decides the next look.
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(e),
+            Err(e) => {
+                // If its directory is gone, the next try finds that out.
+                self.dir_gone(parent_path, here.pos, upper);
+                return Err(e);
+            }
         }
         if let Some(fd) = made {
             return self.as_copied(inode, *here, upper, fd);
