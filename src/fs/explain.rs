@@ -245,8 +245,8 @@ impl View {
             asked: lossy(path),
             path: shown(&at),
             option: option_word(zone).into(),
-            zone: shown(&zone.path),
-            rule: zone.rule,
+            zone: shown(&self.rules.path(zone)),
+            rule: zone.rule(),
             guarded: self.rules.guarded(pos),
             layers,
             shows,
@@ -323,9 +323,15 @@ impl View {
     pub(super) fn render_log(&self) -> String {
         use std::fmt::Write;
         let mut log = String::new();
-        for zone in self.rules.zones().iter().filter(|zone| zone.rule.is_some()) {
-            let path = shown(&zone.path);
-            let line = match self.explain(&zone.path) {
+        for zone in self
+            .rules
+            .zones()
+            .iter()
+            .filter(|zone| zone.rule().is_some())
+        {
+            let at = self.rules.path(zone);
+            let path = shown(&at);
+            let line = match self.explain(&at) {
                 Ok(why) => {
                     let to = why
                         .writes_to

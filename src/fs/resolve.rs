@@ -171,7 +171,7 @@ impl View {
         let begins = self.rules.begins(pos);
         if begins {
             let virtual_only = match &zone.kind {
-                ZoneKind::Chain(target) => Some(Source::Link(target.clone())),
+                ZoneKind::Chain(_) => self.rules.target(zone).map(Source::Link),
                 ZoneKind::Text(text) => Some(Source::Text(*text)),
                 ZoneKind::Virtual => Some(Source::Dir(Srcs::new())),
                 _ => None,
