@@ -57,7 +57,7 @@ pub(super) fn run(
                 .view
                 .explain(path.as_bytes())
                 .map_err(|e| format!("{node}: {}: {e}", path.to_string_lossy()))?;
-            let row = why.rule.map(|rule| &built.rows[rule]);
+            let row = why.rule.map(|rule| &*built.rows[rule]);
             let text = text(&node, &spec.image.name, row, &why);
             let rule = row.map(|row| row.at.to_string());
             let image = spec.image.name.clone();

@@ -6,11 +6,13 @@
 
 pub mod build;
 mod plain;
+pub mod plan;
 mod reset;
 mod run;
 pub mod stores;
 
-pub use build::{BuildError, Built, Use, node_view};
+pub use build::{BuildError, Built, Use, node_view, planned_view};
 pub use plain::{PlainSpec, plain_view};
+pub use plan::{Plan, PlanError, Planned, plan};
 pub use reset::{ResetError, reset};
 pub use run::{Background, RunError, report_failure, run_foreground, start_background};

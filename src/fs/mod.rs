@@ -23,6 +23,7 @@ mod room;
 mod seed;
 mod texts;
 mod upper;
+mod walk;
 mod xattr;
 
 use std::os::fd::OwnedFd;
@@ -110,7 +111,7 @@ pub struct ViewSpec {
     /// Indices into `layers`.
     pub roles: Roles,
     /// `/.statelite/litefile` and `/.statelite/litetree`.
-    pub texts: (String, String),
+    pub texts: (Arc<str>, Arc<str>),
     /// Behaviour.
     pub options: ViewOptions,
 }
