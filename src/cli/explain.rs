@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Failure, Globals, load_tables, print_json, say, tell};
 use crate::config::Config;
 use crate::fleet::build::{option_word, rule_path};
-use crate::fleet::{Shared, Use, node_view};
+use crate::fleet::{Shared, Use, plan, planned_view};
 use crate::fs::explain::Explanation;
 use crate::tables::RuleRow;
 
@@ -48,18 +48,23 @@ pub(super) fn run(
     let tables = load_tables(config)?;
     let shared = Shared::for_a_look();
     let mut answers = Vec::new();
-    for node in tables.noderange(&args.node)? {
-        let spec = tables.node(&node, config)?;
-        tell(&spec.problems);
-        let built = node_view(&spec, config, Use::Look, &shared)?;
+    let plan = plan(&tables, config, &tables.noderange(&args.node)?, None);
+    if let Some((_, error)) = plan.refused().first() {
+        return Err(error.to_string().into());
+    }
+    for planned in plan.nodes() {
+        let spec = planned.spec();
+        let node = &spec.node;
+        tell(&planned.problems());
+        let built = planned_view(planned, config, Use::Look, &shared)?;
         tell(&built.problems);
         for path in &args.paths {
             let why = built
                 .view
                 .explain(path.as_bytes())
                 .map_err(|e| format!("{node}: {}: {e}", path.to_string_lossy()))?;
-            let row = why.rule.map(|rule| &built.rows[rule]);
-            let text = text(&node, &spec.image.name, row, &why);
+            let row = why.rule.map(|rule| &*built.rows[rule]);
+            let text = text(node, &spec.image.name, row, &why);
             let rule = row.map(|row| row.at.to_string());
             let image = spec.image.name.clone();
             answers.push((

@@ -1,18 +1,16 @@
-//! What the tables say of a node, made into its view: layers opened, rule paths canonicalised in
-//! the image, the rule tree compiled.
+//! What is planned for a node, made into its view: stores mounted, layers opened.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::plan::Planned;
 use super::shared::Shared;
 use super::stores::{self, StoreError};
-use crate::config::{Config, LinkView, LitetreeDirectories, PersistentSeed, Whiteouts};
+use crate::config::{Config, LitetreeDirectories, PersistentSeed, Whiteouts};
 use crate::fs::{Roles, TreeMode, View, ViewOptions, ViewSpec};
 use crate::layer::machinery::Form;
 use crate::layer::{FormChoice, Layer, LayerSpec, MountRule, UpperSpec};
-use crate::rules::{self, CompileOptions, Rule, compile};
 use crate::sys::Errno;
 use crate::tables::{LiteOption, Location, NodeSpec, Origin, Problem, RuleRow};
 
@@ -69,22 +67,40 @@ pub enum Use {
 pub struct Built {
     /// The view.
     pub view: View,
-    /// Rows that were left out or look wrong, beside [`NodeSpec::problems`].
+    /// Rows that were left out or look wrong, beside [`NodeSpec::problems`], and what is missing.
     pub problems: Vec<Problem>,
     /// The row behind each rule index of the view.
-    pub rows: Vec<RuleRow>,
+    pub rows: Arc<[Arc<RuleRow>]>,
 }
 
-/// Builds a node's view.
+/// Plans one node and builds its view.
 ///
 /// # Errors
-/// [`BuildError`]; a store that is not mounted is none: its zones answer EIO until it is.
+/// As [`planned_view`].
 pub fn node_view(
     spec: &NodeSpec,
     config: &Config,
     purpose: Use,
     shared: &Shared,
 ) -> Result<Built, BuildError> {
+    let planned = Planned::of(spec.clone(), config)?;
+    let mut built = planned_view(&planned, config, purpose, shared)?;
+    built.problems.splice(0..0, planned.faults());
+    Ok(built)
+}
+
+/// Builds a planned node's view. Its problems are what is missing now; the others are
+/// [`Planned::problems`].
+///
+/// # Errors
+/// [`BuildError`]; a store that is not mounted is none: its zones answer EIO until it is.
+pub fn planned_view(
+    planned: &Planned,
+    config: &Config,
+    purpose: Use,
+    shared: &Shared,
+) -> Result<Built, BuildError> {
+    let spec = &**planned.spec();
     let node = || spec.node.clone();
     let failed = |error| BuildError::Store {
         node: node(),
@@ -96,7 +112,11 @@ pub fn node_view(
             count: spec.trees.len(),
         });
     }
-    let image = image_layer(spec, shared)?;
+    let image = image_layer(&spec.image.rootimg, shared).map_err(|why| BuildError::Image {
+        node: node(),
+        image: spec.image.name.clone(),
+        why,
+    })?;
     if purpose == Use::Mount {
         stores::ensure_tmpfs(config, spec).map_err(failed)?;
         if config.mount_remote {
@@ -116,8 +136,6 @@ pub fn node_view(
             }
         }
     }
-    let mut problems = Vec::new();
-    let (compiled, rows) = rules_of(spec, config, &image, shared, &mut problems)?;
     let mut layers = vec![image];
     let mut roles = Roles {
         images: vec![0],
@@ -151,13 +169,13 @@ pub fn node_view(
             ..kept_layer("localdisk", dir, spec, config, purpose)
         });
     }
-    problems.extend(missing(spec, config, &layers, &roles));
+    let problems = missing(spec, config, &layers, &roles);
     let view = View::new(ViewSpec {
         name: node(),
-        rules: compiled,
+        rules: planned.rules().clone(),
         layers: layers.clone(),
         roles,
-        texts: (litefile_text(&rows), litetree_text(spec)),
+        texts: (planned.litefile().clone(), litetree_text(spec).into()),
         options: ViewOptions {
             lifetime: config.cache_lifetime,
             watched: purpose == Use::Mount && shared.is_watching(),
@@ -182,7 +200,7 @@ pub fn node_view(
     Ok(Built {
         view,
         problems,
-        rows,
+        rows: planned.rows().clone(),
     })
 }
 
@@ -220,7 +238,7 @@ fn missing(spec: &NodeSpec, config: &Config, layers: &[Arc<Layer>], roles: &Role
 }
 
 /// The layer that is missing says it better than its errno.
-fn why(layers: &[Arc<Layer>], error: Errno) -> String {
+pub(super) fn why(layers: &[Arc<Layer>], error: Errno) -> String {
     let missing = layers.iter().find_map(|layer| {
         layer
             .missing()
@@ -233,10 +251,11 @@ fn why(layers: &[Arc<Layer>], error: Errno) -> String {
     })
 }
 
-fn image_layer(spec: &NodeSpec, shared: &Shared) -> Result<Arc<Layer>, BuildError> {
+/// The image's layer, or why it is not there.
+pub(super) fn image_layer(rootimg: &Path, shared: &Shared) -> Result<Arc<Layer>, String> {
     let image = shared.layer(LayerSpec {
         label: "image".into(),
-        base: spec.image.rootimg.clone(),
+        base: rootimg.into(),
         sub: None,
         require_mount: None,
         optional: false,
@@ -244,11 +263,7 @@ fn image_layer(spec: &NodeSpec, shared: &Shared) -> Result<Arc<Layer>, BuildErro
     });
     match image.missing() {
         None => Ok(image),
-        Some(why) => Err(BuildError::Image {
-            node: spec.node.clone(),
-            image: spec.image.name.clone(),
-            why,
-        }),
+        Some(why) => Err(why),
     }
 }
 
@@ -327,99 +342,6 @@ fn kept_layer(
     }
 }
 
-/// Rows to rules: paths canonicalised in the image, what cannot be reported and left out.
-fn rules_of(
-    spec: &NodeSpec,
-    config: &Config,
-    image: &Arc<Layer>,
-    shared: &Shared,
-    problems: &mut Vec<Problem>,
-) -> Result<(rules::RuleTree, Vec<RuleRow>), BuildError> {
-    let bare = View::new(ViewSpec {
-        name: spec.image.name.clone(),
-        rules: compile(&[], &CompileOptions::default()),
-        layers: vec![image.clone()],
-        roles: Roles {
-            images: vec![0],
-            ..Roles::default()
-        },
-        texts: Default::default(),
-        options: ViewOptions {
-            lifetime: Duration::from_secs(1),
-            watched: false,
-            trees: TreeMode::Merge,
-            eager_seed: false,
-        },
-        cache: shared.cache().clone(),
-    });
-    let bare = bare.map_err(|error| BuildError::View {
-        node: spec.node.clone(),
-        why: why(std::slice::from_ref(image), error),
-    })?;
-    let mut seen = std::collections::HashMap::<Vec<u8>, Origin>::new();
-    let (mut rules, mut rows) = (Vec::new(), Vec::new());
-    for row in spec.rules.iter() {
-        let shown = String::from_utf8_lossy(&row.path);
-        let mut problem = |message: String, help: &str| {
-            problems.push(Problem::error(row.at.clone(), message, help));
-        };
-        match row.option {
-            LiteOption::Persistent if spec.store.is_none() => {
-                problem(
-                    format!("{shown} is persistent, but node {} has no store", spec.node),
-                    "add a row for the node to the statelite table",
-                );
-                continue;
-            }
-            LiteOption::Localdisk if config.localdisk_dir.is_none() => {
-                problem(
-                    format!("{shown} is localdisk, but there is no localdisk_dir"),
-                    "set localdisk_dir in the configuration",
-                );
-                continue;
-            }
-            _ => {}
-        }
-        let path = match bare.canonical(&row.path, row.dir) {
-            Ok(path) => path,
-            Err(e) => {
-                problem(
-                    format!("{shown} cannot be in image {}: {e}", spec.image.name),
-                    "a directory on the way is a file, or a loop of symlinks, in the image",
-                );
-                continue;
-            }
-        };
-        if let Some(first) = seen.get(&path) {
-            let path = String::from_utf8_lossy(&path);
-            problem(
-                format!("{shown} is /{path} in the image, which {first} has a rule for already"),
-                "remove one of the two rows",
-            );
-            continue;
-        }
-        seen.insert(path.clone(), row.at.clone());
-        rules.push(Rule {
-            path,
-            dir: row.dir,
-            option: row.option,
-            link: row.link,
-        });
-        rows.push(row.clone());
-    }
-    let options = CompileOptions {
-        node: spec.node.clone().into_bytes(),
-        link_view: match config.link_view {
-            LinkView::File => rules::LinkView::File,
-            LinkView::Symlink => rules::LinkView::Symlink,
-        },
-        compat_dirs: config.compat_dirs,
-        mtab: true,
-        persistent: spec.store.is_some(),
-    };
-    Ok((compile(&rules, &options), rows))
-}
-
 /// A table's option word for an option.
 pub fn option_word(row: &RuleRow) -> String {
     let word = row.option.word();
@@ -440,20 +362,10 @@ pub fn rule_path(row: &RuleRow) -> String {
     }
 }
 
-fn litefile_text(rows: &[RuleRow]) -> String {
-    let mut text = String::from("#file,options\n");
-    for row in rows {
-        // Writing to a String cannot fail.
-        if writeln!(text, "\"{}\",\"{}\"", rule_path(row), option_word(row)).is_err() {
-            break;
-        }
-    }
-    text
-}
-
 fn litetree_text(spec: &NodeSpec) -> String {
     let mut text = String::from("#priority,directory\n");
     for tree in &spec.trees {
+        // Writing to a String cannot fail.
         if writeln!(text, "\"{}\",\"{}\"", tree.priority, tree.location.text).is_err() {
             break;
         }

@@ -7,14 +7,16 @@
 pub mod build;
 mod live;
 mod plain;
+pub mod plan;
 mod reset;
 mod run;
 mod shared;
 pub mod stores;
 
-pub use build::{BuildError, Built, Use, node_view};
+pub use build::{BuildError, Built, Use, node_view, planned_view};
 pub use live::Attached;
 pub use plain::{PlainSpec, plain_view};
+pub use plan::{Plan, PlanError, Planned, plan};
 pub use reset::{ResetError, reset};
 pub use run::{Background, RunError, report_failure, run_foreground, start_background};
 pub use shared::Shared;

@@ -10,7 +10,6 @@ use super::lookup::MAX_SALT;
 use super::{Inode, TreeMode, View, next_number};
 use crate::inode::id;
 use crate::layer::Layer;
-use crate::rules::{RuleTree, ZoneKind};
 
 /// What the kernel is to be told.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -210,19 +209,6 @@ impl View {
         });
         known
     }
-}
-
-/// Where in a view lower layers are shown besides their own paths (`/.default`, the end of a link
-/// chain): the prefixes of such paths.
-pub(super) fn prefixes(rules: &RuleTree) -> Vec<Box<[u8]>> {
-    let mut prefixes: Vec<Box<[u8]>> = Vec::new();
-    for zone in rules.zones().iter().filter(|zone| zone.strip > 0) {
-        let prefix = &zone.path[..zone.strip.min(zone.path.len())];
-        if !matches!(zone.kind, ZoneKind::Mirror(_)) && !prefixes.iter().any(|p| **p == *prefix) {
-            prefixes.push(prefix.into());
-        }
-    }
-    prefixes
 }
 
 fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {

@@ -26,6 +26,7 @@ mod room;
 mod seed;
 mod texts;
 mod upper;
+mod walk;
 mod xattr;
 
 use std::collections::HashSet;
@@ -136,7 +137,7 @@ pub struct ViewSpec {
     /// Indices into `layers`.
     pub roles: Roles,
     /// `/.statelite/litefile` and `/.statelite/litetree`.
-    pub texts: (String, String),
+    pub texts: (Arc<str>, Arc<str>),
     /// Behaviour.
     pub options: ViewOptions,
     /// What lower layers were found to have.
@@ -256,7 +257,7 @@ impl View {
             name: spec.name,
             plan: next_number(),
             generation: AtomicU64::new(next_number()),
-            prefixes: live::prefixes(&spec.rules),
+            prefixes: spec.rules.prefixes(),
             rules: spec.rules,
             layers: spec.layers,
             roles: spec.roles,

@@ -336,7 +336,7 @@ mod tests {
         for number in [made, file, copied] {
             let inode = view.inode(number).unwrap();
             let long = view.object(&inode).unwrap().attr;
-            assert_eq!(view.near_attr(&inode), Some(long));
+            assert_eq!(view.near_attr(&inode).map(|entry| entry.attr), Some(long));
         }
         // Another file in the place of the copy is not taken for it.
         let upper = dir.path().join("upper");

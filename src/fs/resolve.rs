@@ -19,6 +19,9 @@ use crate::sys::obj::{self, Stat};
 use crate::sys::{Errno, Res};
 use crate::tables::LiteOption;
 
+/// The longest name (include/uapi/linux/limits.h).
+pub(super) const NAME_MAX: usize = 255;
+
 /// A directory as the place to look names up in.
 #[derive(Clone, Debug)]
 pub(super) struct Dir {
@@ -146,7 +149,7 @@ impl View {
 
     /// One name in a directory.
     pub(super) fn resolve(&self, dir: &Dir, name: &[u8]) -> Res<Outcome> {
-        if name.len() > 255 {
+        if name.len() > NAME_MAX {
             return Err(Errno::NAMETOOLONG);
         }
         let pos = self.rules.step(dir.pos, name);
@@ -185,7 +188,7 @@ impl View {
         let generation = self.generation();
         if begins {
             let virtual_only = match &zone.kind {
-                ZoneKind::Chain(target) => Some(Source::Link(target.clone())),
+                ZoneKind::Chain(_) => self.rules.target(zone).map(Source::Link),
                 ZoneKind::Text(text) => Some(Source::Text(*text)),
                 ZoneKind::Virtual => Some(Source::Dir(Srcs::new())),
                 _ => None,
