@@ -198,7 +198,7 @@ fn reading_two_directories() {
     assert_eq!(report["skipped"], serde_json::json!([]));
     assert_eq!(
         report["paths"]["large"],
-        serde_json::json!(["usr/large", LARGE])
+        serde_json::json!({ "path": "usr/large", "bytes": LARGE })
     );
     // All but /dev, /proc and what is in them.
     assert_eq!(report["paths"]["seen"], 4 + 30 + 30 + 24 + 1 + 1);
@@ -220,15 +220,17 @@ fn all_paths_where_the_limit_is_higher() {
     write(a.join("etc/only-here"), "").unwrap();
     write(b.join("etc/3"), "of another size").unwrap();
     let report = json(
-        bench_of(100_000)
-            .args(["--only", "open,warm-stat"])
+        bench_of(usize::MAX)
+            .args(["--only", "open,warm-stat,random-read"])
             .arg(&a)
             .arg(&b),
     );
-    assert_eq!(operations(&report), ["warm-stat", "open"]);
+    assert_eq!(operations(&report), ["warm-stat", "open", "random-read"]);
     let files = 30 + 30 + 1 - 1;
     consistent(&report, &["a", "b"], |operation| match operation {
         "open" => files,
+        // What has no list to end it.
+        "random-read" => 10_000,
         _ => files + 4 + 24,
     });
     assert_eq!(report["paths"]["differ"], 2);
@@ -248,7 +250,7 @@ fn the_seed_decides_which_paths() {
             .unwrap()
     };
     for n in 0..15 {
-        write(a.join(format!("etc/{n}.absent")), "").unwrap();
+        write(a.join(format!("etc/{n}.statelite-absent")), "").unwrap();
     }
     let seeds = ["1", "2", "3", "4", "5", "6", "7", "8"].map(picked);
     assert_eq!(picked("1"), seeds[0]);
@@ -258,7 +260,7 @@ fn the_seed_decides_which_paths() {
 #[test]
 fn what_fails_is_counted_told_and_not_timed() {
     let (_dir, a, _) = two_directories();
-    write(a.join("etc/7.absent"), "").unwrap();
+    write(a.join("etc/7.statelite-absent"), "").unwrap();
     let mut command = bench_of(1000);
     let (code, out, _) = run(command.args(["--json", "--only", "warm-absent"]).arg(&a));
     assert_eq!(code, 1);
@@ -269,7 +271,7 @@ fn what_fails_is_counted_told_and_not_timed() {
     assert_eq!(line["count"], (paths - 1) * ROUNDS);
     let failure = line["failure"].as_str().unwrap();
     assert!(
-        failure.contains(a.join("etc/7.absent").to_str().unwrap()),
+        failure.contains(a.join("etc/7.statelite-absent").to_str().unwrap()),
         "{failure}"
     );
 }
@@ -551,8 +553,30 @@ fn a_place_to_write_that_is_not_there() {
     }
 }
 
+/// A child that does not outlive its test.
+struct Running(Option<Child>);
+
+impl Running {
+    fn child(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+
+    fn output(mut self) -> std::process::Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
 /// A run that would never end, over all of `mounts`, once it has begun to write.
-fn endless(mounts: &[&Path]) -> Child {
+fn endless(mounts: &[&Path]) -> Running {
     let mut command = Command::new(program());
     command.args(["bench", "--rounds", "1000000000", "--paths", "5"]);
     command.args(["--only", "create-unlink,append", "--write", "--dir", "srv"]);
@@ -560,12 +584,13 @@ fn endless(mounts: &[&Path]) -> Child {
     for (number, mount) in mounts.iter().enumerate() {
         command.arg(named(&format!("mount{number}"), mount));
     }
-    let mut child = command
+    let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut running = Running(Some(child));
     // The second operation has begun on each mount once a file has been appended to.
     let appended = |mount: &Path| {
         let made = leftovers(&mount.join("srv"));
@@ -573,11 +598,11 @@ fn endless(mounts: &[&Path]) -> Child {
             .any(|dir| lstat(format!("{dir}/a0")).is_ok_and(|stat| stat.st_size > 0))
     };
     poll_until("the run's first changes", || {
-        let ended = child.try_wait().unwrap();
+        let ended = running.child().try_wait().unwrap();
         assert!(ended.is_none(), "it ended: {ended:?}");
         mounts.iter().all(|mount| appended(mount))
     });
-    child
+    running
 }
 
 #[test]
@@ -586,9 +611,9 @@ fn an_interrupt_removes_what_was_made() {
     let ov = Overlay::new(TMPFS, fill);
     let before = (ov.tree(), snapshot::take(&a, Default::default()));
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
-        let child = endless(&[&a, &ov.root]);
-        kill_process(Pid::from_child(&child), signal).unwrap();
-        let out = child.wait_with_output().unwrap();
+        let mut run = endless(&[&a, &ov.root]);
+        kill_process(Pid::from_child(run.child()), signal).unwrap();
+        let out = run.output();
         let err = String::from_utf8(out.stderr).unwrap();
         assert_eq!(
             out.status.code(),
@@ -618,9 +643,9 @@ fn a_mount_that_goes_away() {
         );
         return;
     }
-    let child = endless(&[&a, &ov.root]);
+    let run = endless(&[&a, &ov.root]);
     ov.kill_daemon();
-    let out = child.wait_with_output().unwrap();
+    let out = run.output();
     let err = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(1), "{err}");
     for word in [

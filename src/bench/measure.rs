@@ -22,6 +22,8 @@ const BLOCK: usize = 128 << 10;
 const PAGE: usize = 4 << 10;
 /// How much of a large file is read at most: it shall stay in memory.
 const EXTENT: u64 = 64 << 20;
+/// How many of what has no list of paths to end it.
+const MOST: usize = 10_000;
 /// How often progress is told.
 const TOLD: usize = 256;
 
@@ -87,7 +89,9 @@ impl Bench<'_> {
             Operation::ColdRead | Operation::WarmRead => lists.small.len(),
             Operation::SeqRead => usize::try_from(self.extent()).map_or(0, |size| size / BLOCK),
             Operation::RandomRead if lists.large.is_none() => 0,
-            Operation::RandomRead | Operation::CreateUnlink | Operation::Append => self.plan.paths,
+            Operation::RandomRead | Operation::CreateUnlink | Operation::Append => {
+                self.plan.paths.min(MOST)
+            }
             Operation::CopyUp => lists.copies.len() / self.plan.rounds.max(1),
         }
     }

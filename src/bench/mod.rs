@@ -26,7 +26,7 @@ use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 pub use op::Operation;
 pub use report::Report;
@@ -43,7 +43,13 @@ pub struct Mount {
     /// Its name in reports.
     pub name: String,
     /// A mount point, or any directory.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
+}
+
+/// A name that is no text is shown as well as it can be: figures are not lost for it.
+fn lossy<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
 }
 
 /// What to measure, and how.
@@ -100,7 +106,7 @@ pub enum BenchError {
     },
     /// The mounts have nothing in common that could be measured.
     #[error(
-        "{}: not enough files: {}, /dev, /proc, /sys and /run left out; \
+        "{}: not enough files: {} (/dev, /proc, /sys and /run are left out); \
          the mounts must show the same tree", .mount.display(), none_of(*.seen)
     )]
     NoPaths {
@@ -251,6 +257,8 @@ pub fn run(plan: &Plan, observer: &mut dyn Observer) -> Result<Report, BenchErro
     let cold = cold.as_ref();
     let result =
         ready.and_then(|()| measure(plan, &places, &grounds, cold, &mut skipped, observer));
+    // What fails then may have failed for that.
+    let result = result.map_err(|error| plan.go_on().err().unwrap_or(error));
     let removed = grounds.into_iter().map(Ground::remove);
     let removed = removed.filter_map(Result::err).reduce(both);
     let (lists, outcomes) = match (result, removed) {
@@ -362,11 +370,11 @@ fn measure(
     if outcomes.is_empty() {
         return Err(BenchError::NoOperations);
     }
-    let passes = outcomes.iter().map(|out| {
-        let rounds = plan.rounds + usize::from(out.operation.is_cold());
-        rounds * places.len() * bench.count(out.operation)
+    let all = outcomes.iter().fold(0usize, |all, out| {
+        let rounds = plan.rounds.saturating_add(out.operation.is_cold().into());
+        let each = places.len() * bench.count(out.operation);
+        all.saturating_add(rounds.saturating_mul(each))
     });
-    let all = passes.sum();
     bench.observer.begins(all);
     // Unmeasured: what comes from the disk would be put down to whoever is first to ask for it.
     for outcome in outcomes.iter().filter(|out| out.operation.is_cold()) {

@@ -20,7 +20,7 @@ pub(super) const LARGE: u64 = 1 << 20;
 /// Left out at the top: the kernel's and other programs' own, and different at every look.
 const LEFT_OUT: [&[u8]; 4] = [b"dev", b"proc", b"sys", b"run"];
 /// What a name that is not there ends with.
-const ABSENT: &[u8] = b".absent";
+const ABSENT: &[u8] = b".statelite-absent";
 /// Longer ones would not fit with what is put behind them.
 const LONGEST_PATH: usize = libc::PATH_MAX as usize - 64;
 const LONGEST_NAME: usize = 255;
@@ -35,6 +35,7 @@ pub(super) struct Lists {
     pub(super) directories: Vec<CString>,
     pub(super) files: Vec<CString>,
     pub(super) small: Vec<CString>,
+    /// With its size.
     pub(super) large: Option<(CString, u64)>,
     /// To be opened for writing, each once.
     pub(super) copies: Vec<CString>,

@@ -50,8 +50,17 @@ pub struct Paths {
     pub files: usize,
     /// Read whole.
     pub small: usize,
-    /// Read in pieces, with its size.
-    pub large: Option<(String, u64)>,
+    /// Read in pieces.
+    pub large: Option<Large>,
+}
+
+/// The large file.
+#[derive(Debug, Serialize)]
+pub struct Large {
+    /// Its path in the mounts.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// An operation that was not measured.
@@ -134,10 +143,10 @@ pub(super) fn make(
             directories: lists.directories.len(),
             files: lists.files.len(),
             small: lists.small.len(),
-            large: lists
-                .large
-                .as_ref()
-                .map(|(path, size)| (path.to_string_lossy().into_owned(), *size)),
+            large: lists.large.as_ref().map(|(path, bytes)| Large {
+                path: path.to_string_lossy().into_owned(),
+                bytes: *bytes,
+            }),
         },
         operations: operations.ok_or(BenchError::NoOperations)?,
         skipped,

@@ -91,6 +91,11 @@ impl Ground {
         if std::mem::replace(&mut self.removed, true) {
             return Ok(());
         }
+        // The signal that ends the run may also end a call of its removal.
+        rustix::io::retry_on_intr(|| self.try_to_clear())
+    }
+
+    fn try_to_clear(&self) -> Result<(), Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let listed = openat(&self.own, ".", flags, Mode::empty())?;
         for entry in dir::list(&listed)? {

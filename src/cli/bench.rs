@@ -58,7 +58,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
     rounds: usize,
     /// How many paths an operation is measured with at most, in each round; also how many random
-    /// reads, creations and appended bytes.
+    /// reads, creations and appended bytes (10000 at most).
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = at_least_one)]
     paths: usize,
     /// Which paths, and their order, follow from this.
