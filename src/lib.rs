@@ -1,6 +1,7 @@
 //! statelite: every diskless node's root as a live merge of image, tmpfs, persistent and
 //! litetree layers, chosen path by path by the litefile rules.
 
+pub mod bench;
 pub mod cache;
 pub mod cli;
 pub mod config;

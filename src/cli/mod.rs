@@ -5,6 +5,7 @@
 //!
 //! Exit codes: 0 done; 1 the input has problems, or the work failed; 2 the command line is wrong.
 
+mod bench;
 mod check;
 mod docs;
 mod explain;
@@ -72,6 +73,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Show(show::ShowArgs),
     Reset(reset::ResetArgs),
+    Bench(bench::BenchArgs),
     #[command(hide = true)]
     Completions(docs::CompletionsArgs),
     #[command(hide = true)]
@@ -119,6 +121,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Explain(args) => explain::run(globals, config, args),
         Command::Show(args) => show::run(globals, config, args),
         Command::Reset(args) => reset::run(globals, config, args),
+        Command::Bench(args) => bench::run(globals, args),
         Command::Completions(args) => docs::completions(args),
         Command::Man(args) => docs::man(args),
     }
