@@ -5,12 +5,14 @@
 //! fuser's types.
 
 pub mod build;
+mod observe;
 mod plain;
 mod reset;
 mod run;
 pub mod stores;
 
 pub use build::{BuildError, Built, Use, node_view};
+pub use observe::Metrics;
 pub use plain::{PlainSpec, plain_view};
 pub use reset::{ResetError, reset};
 pub use run::{Background, RunError, report_failure, run_foreground, start_background};

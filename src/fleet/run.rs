@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use super::Metrics;
 use crate::fs::View;
 use crate::fuse::{self, Adapter, MountError};
 use crate::pool::Pool;
@@ -61,11 +62,16 @@ pub fn run_foreground(
     point: &Path,
     threads: usize,
     background: Background,
+    metrics: Option<&Metrics>,
 ) -> Result<(), RunError> {
     crate::sys::creds::clear_umask();
     raise_open_files();
     let name = view.name().to_owned();
-    let adapter = Adapter::new(view, Arc::new(Pool::default()));
+    let node = metrics.map(|metrics| metrics.node(&view));
+    let mut adapter = Adapter::new(view, Arc::new(Pool::default()));
+    if let Some(node) = node {
+        adapter = adapter.with_metrics(node);
+    }
     let mut signals =
         signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP])
             .map_err(RunError::Signals)?;

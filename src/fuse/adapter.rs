@@ -1,14 +1,15 @@
 //! How a request is run and answered: guarded against panics, long work beside the others, errors
 //! logged in one place.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use fuser::{Generation, INodeNo, InitFlags, ReplyEmpty, ReplyEntry, ReplyXattr, Request};
 
 use super::reply;
 use crate::fs::{Caller, Entry, View};
+use crate::metrics::{self, Begun, Node, Op};
 use crate::pool::Pool;
 use crate::sys::{Errno, Res};
 
@@ -17,7 +18,7 @@ use crate::sys::{Errno, Res};
 pub struct Adapter {
     pub(super) view: Arc<View>,
     pool: Arc<Pool>,
-    panics: Arc<AtomicU64>,
+    pub(super) node: Arc<Node>,
 }
 
 /// What the view cannot do without. Each is asked for alone: asking for several where one is
@@ -40,11 +41,14 @@ pub(super) const WANTED: [InitFlags; 6] = [
 impl Adapter {
     /// An adapter whose long work (copying up large files) runs on `pool`.
     pub fn new(view: Arc<View>, pool: Arc<Pool>) -> Adapter {
-        Adapter {
-            view,
-            pool,
-            panics: Arc::default(),
-        }
+        let node = Node::unobserved(view.name());
+        Adapter { view, pool, node }
+    }
+
+    /// The same, with its requests counted.
+    #[must_use]
+    pub fn with_metrics(self, node: Arc<Node>) -> Adapter {
+        Adapter { node, ..self }
     }
 
     /// The view's name.
@@ -52,33 +56,39 @@ impl Adapter {
         self.view.name()
     }
 
-    pub(super) fn guarded(&self, op: &'static str, number: INodeNo, work: impl FnOnce()) {
-        run_guarded(self.name(), &self.panics, op, number.0, work);
+    pub(super) fn guarded(&self, op: Op, number: INodeNo, work: impl FnOnce()) {
+        let begun = self.node.begin();
+        run_guarded(&self.view, &self.node, op, begun, number.0, work);
     }
 
     /// Runs what may take long beside the requests of the same view.
-    pub(super) fn aside(
-        &self,
-        op: &'static str,
-        number: INodeNo,
-        work: impl FnOnce(&View) + Send + 'static,
-    ) {
-        if !self.view.may_take_long(number.0) {
-            return self.guarded(op, number, || work(&self.view));
-        }
-        self.apart(op, number, work);
+    pub(super) fn aside(&self, op: Op, number: INodeNo, work: impl FnOnce(&View) + Send + 'static) {
+        let begun = self.node.begin();
+        let apart = self.view.may_take_long(number.0);
+        self.begun(op, begun, number, apart, work);
     }
 
     /// Runs on a thread of the pool.
-    pub(super) fn apart(
+    pub(super) fn apart(&self, op: Op, number: INodeNo, work: impl FnOnce(&View) + Send + 'static) {
+        self.begun(op, self.node.begin(), number, true, work);
+    }
+
+    /// Runs what came in before: here, or on a thread of the pool.
+    fn begun(
         &self,
-        op: &'static str,
+        op: Op,
+        begun: Begun,
         number: INodeNo,
+        apart: bool,
         work: impl FnOnce(&View) + Send + 'static,
     ) {
-        let (view, panics) = (self.view.clone(), self.panics.clone());
+        let (view, node) = (&self.view, &self.node);
+        if !apart {
+            return run_guarded(view, node, op, begun, number.0, || work(view));
+        }
+        let (view, node) = (view.clone(), node.clone());
         self.pool
-            .run(move || run_guarded(view.name(), &panics, op, number.0, || work(&view)));
+            .run(move || run_guarded(&view, &node, op, begun, number.0, || work(&view)));
     }
 
     /// Is something being copied up that a removal would have to wait for?
@@ -89,24 +99,17 @@ impl Adapter {
     /// As [`Adapter::aside`], for an object that is named in a directory.
     pub(super) fn aside_name(
         &self,
-        op: &'static str,
+        op: Op,
         parent: INodeNo,
         name: &[u8],
         work: impl FnOnce(&View) + Send + 'static,
     ) {
-        if !self.view.name_may_take_long(parent.0, name) {
-            return self.guarded(op, parent, || work(&self.view));
-        }
-        self.apart(op, parent, work);
+        let begun = self.node.begin();
+        let apart = self.view.name_may_take_long(parent.0, name);
+        self.begun(op, begun, parent, apart, work);
     }
 
-    pub(super) fn entry(
-        &self,
-        op: &'static str,
-        number: INodeNo,
-        result: Res<Entry>,
-        reply: ReplyEntry,
-    ) {
+    pub(super) fn entry(&self, op: Op, number: INodeNo, result: Res<Entry>, reply: ReplyEntry) {
         match result {
             Ok(entry) => {
                 let ttl = self.view.lifetime();
@@ -116,52 +119,60 @@ impl Adapter {
         }
     }
 
-    pub(super) fn done(
-        &self,
-        op: &'static str,
-        number: INodeNo,
-        result: Res<()>,
-        reply: ReplyEmpty,
-    ) {
+    pub(super) fn done(&self, op: Op, number: INodeNo, result: Res<()>, reply: ReplyEmpty) {
         match result {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(failed(&self.view, op, number.0, e)),
         }
     }
 
-    pub(super) fn sized(
-        &self,
-        op: &'static str,
-        n: INodeNo,
-        found: Res<Vec<u8>>,
-        size: u32,
-        r: ReplyXattr,
-    ) {
+    pub(super) fn sized(&self, op: Op, n: INodeNo, found: Res<Vec<u8>>, size: u32, r: ReplyXattr) {
         match found {
             Ok(value) if size == 0 => r.size(value.len() as u32),
             Ok(value) if value.len() <= size as usize => r.data(&value),
-            Ok(_) => r.error(fuser::Errno::from_i32(libc::ERANGE)),
+            Ok(_) => r.error(failed(&self.view, op, n.0, Errno::RANGE)),
             Err(e) => r.error(failed(&self.view, op, n.0, e)),
         }
     }
 }
 
-fn run_guarded(view: &str, panics: &AtomicU64, op: &str, number: u64, work: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(work)).is_err() {
-        let count = panics.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::error!(view, op, number, count, "a request failed inside");
-    }
+thread_local! {
+    /// What the request that this thread is serving was answered with: an errno, or 0.
+    static OUTCOME: Cell<i32> = const { Cell::new(0) };
 }
 
-/// The one place where errors of requests are logged: those that nobody expects.
-pub(super) fn failed(view: &View, op: &str, number: u64, e: Errno) -> fuser::Errno {
-    match e {
-        Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE => {
-            tracing::warn!(view = view.name(), op, number, error = %e, "request failed");
-        }
-        _ => tracing::debug!(view = view.name(), op, number, error = %e, "request refused"),
+fn run_guarded(view: &View, node: &Node, op: Op, begun: Begun, number: u64, work: impl FnOnce()) {
+    OUTCOME.set(0);
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        // The reply, dropped without an answer, has sent this.
+        OUTCOME.set(libc::EIO);
+        let count = node.panicked();
+        tracing::error!(
+            view = view.name(),
+            op = op.name(),
+            number,
+            count,
+            "a request failed inside"
+        );
+    }
+    node.finish(op, begun, OUTCOME.get());
+}
+
+/// The one place where errors of requests are noted: counted, and logged where nobody expects them.
+pub(super) fn failed(view: &View, op: Op, number: u64, e: Errno) -> fuser::Errno {
+    OUTCOME.set(e.raw_os_error());
+    let (view, op) = (view.name(), op.name());
+    if metrics::is_failure(e.raw_os_error()) {
+        tracing::warn!(view, op, number, error = %e, "request failed");
+    } else {
+        tracing::debug!(view, op, number, error = %e, "request refused");
     }
     reply::errno(e)
+}
+
+/// A name is not there, which the kernel is told without an error.
+pub(super) fn absent() {
+    OUTCOME.set(libc::ENOENT);
 }
 
 pub(super) fn caller(req: &Request) -> Caller {
@@ -182,12 +193,25 @@ mod tests {
 
     #[test]
     fn a_panicking_request_is_caught_and_counted() {
-        let panics = AtomicU64::new(0);
+        let dir = tempfile::tempdir().unwrap();
+        let view = crate::fs::tests::plain(dir.path(), |_| ());
+        let registry = metrics::Registry::new();
+        let node = registry.node("n1", || None);
         let mut served = false;
-        run_guarded("n1", &panics, "read", 1, || panic!("as a test wants it"));
-        run_guarded("n1", &panics, "read", 1, || served = true);
-        run_guarded("n1", &panics, "read", 1, || panic!("and once more"));
+        let run = |work: &mut dyn FnMut()| {
+            run_guarded(&view, &node, Op::Read, node.begin(), 1, work);
+        };
+        run(&mut || panic!("as a test wants it"));
+        run(&mut || served = true);
+        run(&mut || panic!("and once more"));
         assert!(served);
-        assert_eq!(panics.load(Ordering::Relaxed), 2);
+        let text = registry.text();
+        for line in [
+            "statelite_panics_total 2",
+            "statelite_request_errors_total{op=\"read\",errno=\"EIO\"} 2",
+            "statelite_requests_total{node=\"n1\",op=\"read\"} 3",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
     }
 }
