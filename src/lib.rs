@@ -8,6 +8,7 @@ pub mod fs;
 pub mod fuse;
 pub mod inode;
 pub mod layer;
+pub mod logs;
 pub mod metrics;
 pub mod pool;
 pub mod rules;
