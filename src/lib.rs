@@ -14,3 +14,4 @@ pub mod pool;
 pub mod rules;
 pub mod sys;
 pub mod tables;
+pub mod top;

@@ -12,6 +12,7 @@ mod mount;
 mod progress;
 mod reset;
 mod show;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +74,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Show(show::ShowArgs),
     Reset(reset::ResetArgs),
+    Top(top::TopArgs),
     #[command(hide = true)]
     Completions(docs::CompletionsArgs),
     #[command(hide = true)]
@@ -123,6 +125,7 @@ fn run(cli: &Cli, limiter: &Limiter) -> Result<ExitCode, Failure> {
         Command::Explain(args) => explain::run(globals, config, args),
         Command::Show(args) => show::run(globals, config, args),
         Command::Reset(args) => reset::run(globals, config, args),
+        Command::Top(args) => top::run(globals, config, args),
         Command::Completions(args) => docs::completions(args),
         Command::Man(args) => docs::man(args),
     }
