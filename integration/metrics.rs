@@ -466,7 +466,7 @@ fn top_gives_the_terminal_back() {
         session.resize(100, 30);
         session.wait_for("select");
         end(&mut session);
-        let status = session.ended();
+        let status = session.ended(how);
         assert!(status.success(), "{how}: {status}");
         assert!(
             session.is_as_before(),

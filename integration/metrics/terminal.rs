@@ -106,9 +106,9 @@ impl Session {
             && now.control_modes == self.before.control_modes
     }
 
-    pub fn ended(&mut self) -> ExitStatus {
+    pub fn ended(&mut self, how: &str) -> ExitStatus {
         let mut status = None;
-        poll_until("the program's end", || {
+        poll_until(how, || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });

@@ -1,12 +1,15 @@
 //! The live view: a terminal in raw mode, given back as it was on every way out.
+//!
+//! crossterm's `use-dev-tty` (poll(2), not epoll's edges) is needed: its other way loses a key that
+//! comes together with a resize, and never returns once the terminal is gone.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::DefaultTerminal;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::feed::{Feed, News};
 use super::rates::Sort;
@@ -31,7 +34,11 @@ struct Restored;
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        ratatui::restore();
+        // Not ratatui::restore: it tells of a failure on standard error, which is the same terminal,
+        // and a message that can't be written there is a panic.
+        if let Err(error) = ratatui::try_restore() {
+            tracing::debug!(%error, "the terminal is gone");
+        }
     }
 }
 
@@ -44,11 +51,18 @@ pub fn live(feed: &Feed, sort: Sort) -> Result<(), LiveError> {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         signal_hook::flag::register(signal, stop.clone())?;
     }
-    let restored = Restored;
+    let _restored = Restored;
     let mut terminal = ratatui::try_init()?;
     let ended = show(&mut terminal, feed, sort, &stop);
-    drop(restored);
-    ended
+    if terminal.show_cursor().is_err() {
+        // Dropped, it would try once more, and then as above.
+        std::mem::forget(terminal);
+    }
+    match ended {
+        // The terminal is gone, and who looked at it.
+        Err(LiveError::Terminal(e)) if e.raw_os_error() == Some(libc::EIO) => Ok(()),
+        ended => ended,
+    }
 }
 
 fn show(
