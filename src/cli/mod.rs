@@ -13,6 +13,7 @@ mod mount;
 mod progress;
 mod reset;
 mod show;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, LogFormat};
 use crate::fleet::RunError;
+use crate::logs::Limiter;
 use crate::tables::{CsvDir, Problem, Tables};
 
 const AFTER_HELP: &str = "\
@@ -74,6 +76,7 @@ enum Command {
     Show(show::ShowArgs),
     Reset(reset::ResetArgs),
     Bench(bench::BenchArgs),
+    Top(top::TopArgs),
     #[command(hide = true)]
     Completions(docs::CompletionsArgs),
     #[command(hide = true)]
@@ -86,7 +89,10 @@ type Failure = Box<dyn std::error::Error>;
 /// Parses the command line, runs the command and says how it went.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(&cli) {
+    let limiter = Limiter::default();
+    let ended = run(&cli, &limiter);
+    limiter.flush();
+    match ended {
         Ok(code) => code,
         Err(error) => {
             match (error.downcast_ref::<RunError>(), &cli.command) {
@@ -104,7 +110,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<ExitCode, Failure> {
+fn run(cli: &Cli, limiter: &Limiter) -> Result<ExitCode, Failure> {
     let mut config = Config::load(cli.globals.config.as_deref())?;
     if let Some(tables) = &cli.globals.tables {
         config.tables = std::path::absolute(tables)?;
@@ -113,7 +119,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Mount(args) => args.stays() || cli.globals.log_file.is_some(),
         _ => false,
     };
-    start_logging(&cli.globals, &config, lasting)?;
+    start_logging(&cli.globals, &config, lasting, limiter)?;
     let (globals, config) = (&cli.globals, &config);
     match &cli.command {
         Command::Mount(args) => mount::run(globals, config, args),
@@ -122,14 +128,22 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Show(args) => show::run(globals, config, args),
         Command::Reset(args) => reset::run(globals, config, args),
         Command::Bench(args) => bench::run(globals, args),
+        Command::Top(args) => top::run(globals, config, args),
         Command::Completions(args) => docs::completions(args),
         Command::Man(args) => docs::man(args),
     }
 }
 
 /// `lasting`: the process stays and its log is kept; one that answers and ends logs errors only.
-fn start_logging(globals: &Globals, config: &Config, lasting: bool) -> Result<(), Failure> {
-    use tracing_subscriber::EnvFilter;
+fn start_logging(
+    globals: &Globals,
+    config: &Config,
+    lasting: bool,
+    limiter: &Limiter,
+) -> Result<(), Failure> {
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    use tracing_subscriber::{EnvFilter, Layer};
     let words = match &globals.log {
         Some(words) => words,
         None if lasting => &config.log,
@@ -137,14 +151,17 @@ fn start_logging(globals: &Globals, config: &Config, lasting: bool) -> Result<()
     };
     let filter = EnvFilter::try_new(words)
         .map_err(|e| format!("log filter {words:?}: {e}; try info, or statelite::fs=debug"))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt::layer()
         .with_ansi(rustix::termios::isatty(std::io::stderr()))
         .with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
+    let log = match config.log_format {
+        LogFormat::Text => log.boxed(),
+        LogFormat::Json => log.json().boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(log)
+        .with(limiter.with(filter))
+        .init();
     Ok(())
 }
 
