@@ -63,6 +63,27 @@ pub enum Use {
     Look,
 }
 
+/// A node's rules, compiled in its image: nothing is mounted or made yet.
+#[derive(Debug)]
+pub struct Compiled {
+    image: Arc<Layer>,
+    rules: rules::RuleTree,
+    rows: Vec<RuleRow>,
+    /// Rows that were left out, beside [`NodeSpec::problems`].
+    pub problems: Vec<Problem>,
+}
+
+/// All that a view is made of, what it needs mounted.
+#[derive(Debug)]
+pub struct Prepared {
+    /// For [`View::new`] or [`View::replace`].
+    pub spec: ViewSpec,
+    /// As [`Built::problems`].
+    pub problems: Vec<Problem>,
+    /// As [`Built::rows`].
+    pub rows: Vec<RuleRow>,
+}
+
 /// A view and what was found on the way.
 #[derive(Debug)]
 pub struct Built {
@@ -79,18 +100,47 @@ pub struct Built {
 /// # Errors
 /// [`BuildError`]; a store that is not mounted is none: its zones answer EIO until it is.
 pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built, BuildError> {
+    let compiled = compiled(spec, config)?;
+    prepared(spec, config, compiled, purpose)?.view(&spec.node)
+}
+
+/// The first half: what can be said without mounting or making anything.
+///
+/// # Errors
+/// [`BuildError`] where the image is missing, or there are too many litetrees.
+pub fn compiled(spec: &NodeSpec, config: &Config) -> Result<Compiled, BuildError> {
+    if spec.trees.len() > 200 {
+        return Err(BuildError::TooMany {
+            node: spec.node.clone(),
+            count: spec.trees.len(),
+        });
+    }
+    let image = image_layer(spec)?;
+    let mut problems = Vec::new();
+    let (rules, rows) = rules_of(spec, config, &image, &mut problems)?;
+    Ok(Compiled {
+        image,
+        rules,
+        rows,
+        problems,
+    })
+}
+
+/// The second half: the node's tmpfs mounted where the view is to be, and the layers found.
+///
+/// # Errors
+/// [`BuildError::Store`].
+pub fn prepared(
+    spec: &NodeSpec,
+    config: &Config,
+    compiled: Compiled,
+    purpose: Use,
+) -> Result<Prepared, BuildError> {
     let node = || spec.node.clone();
     let failed = |error| BuildError::Store {
         node: node(),
         error,
     };
-    if spec.trees.len() > 200 {
-        return Err(BuildError::TooMany {
-            node: node(),
-            count: spec.trees.len(),
-        });
-    }
-    let image = image_layer(spec)?;
     if purpose == Use::Mount {
         stores::ensure_tmpfs(config, spec).map_err(failed)?;
         if config.mount_remote {
@@ -110,8 +160,12 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
             }
         }
     }
-    let mut problems = Vec::new();
-    let (compiled, rows) = rules_of(spec, config, &image, &mut problems)?;
+    let Compiled {
+        image,
+        rules,
+        rows,
+        mut problems,
+    } = compiled;
     let mut layers = vec![image];
     let mut roles = Roles {
         images: vec![0],
@@ -146,10 +200,10 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
         });
     }
     problems.extend(missing(spec, config, &layers, &roles));
-    let view = View::new(ViewSpec {
+    let spec = ViewSpec {
         name: node(),
-        rules: compiled,
-        layers: layers.clone(),
+        rules,
+        layers,
         roles,
         texts: (litefile_text(&rows), litetree_text(spec)),
         options: ViewOptions {
@@ -160,22 +214,37 @@ pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built
             },
             eager_seed: purpose == Use::Mount && config.persistent_seed == PersistentSeed::Eager,
         },
-    });
-    let view = view.map_err(|error| BuildError::View {
-        node: node(),
-        why: match (error, super::reset::mounted_on(&spec.node)) {
-            (Errno::BUSY, Ok(Some(point))) => {
-                format!("it is mounted already, on {}", point.display())
-            }
-            (Errno::BUSY, _) => "another process writes to its upper layers".into(),
-            _ => why(&layers, error),
-        },
-    })?;
-    Ok(Built {
-        view,
+    };
+    Ok(Prepared {
+        spec,
         problems,
         rows,
     })
+}
+
+impl Prepared {
+    /// The view.
+    ///
+    /// # Errors
+    /// [`BuildError::View`] with what its layers answer when they are tried out.
+    pub fn view(self, node: &str) -> Result<Built, BuildError> {
+        let layers = self.spec.layers.clone();
+        let view = View::new(self.spec).map_err(|error| BuildError::View {
+            node: node.into(),
+            why: match (error, super::reset::mounted_on(node)) {
+                (Errno::BUSY, Ok(Some(point))) => {
+                    format!("it is mounted already, on {}", point.display())
+                }
+                (Errno::BUSY, _) => "another process writes to its upper layers".into(),
+                _ => why(&layers, error),
+            },
+        })?;
+        Ok(Built {
+            view,
+            problems: self.problems,
+            rows: self.rows,
+        })
+    }
 }
 
 /// Litetrees and stores that are not there now: no error, since they may come.

@@ -1,12 +1,12 @@
 //! Why a path is what it is: every layer that is looked at, what is there, and which one wins.
 //! What wins is asked of the same code that serves requests, so the two cannot differ.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::resolve::{Dir, Here, Outcome, join};
 use super::{Source, Src, View};
 use crate::layer::Found;
-use crate::rules::{Zone, ZoneKind};
+use crate::rules::{UpperKind, Zone, ZoneKind};
 use crate::sys::{Errno, Res};
 use crate::tables::LiteOption;
 
@@ -14,7 +14,7 @@ use crate::tables::LiteOption;
 const MAX_LINKS: usize = 40;
 
 /// One layer that was looked at.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Look {
     /// `tmpfs upper`, `litetree 1`, `image`.
     pub layer: String,
@@ -27,7 +27,7 @@ pub struct Look {
 }
 
 /// What governs a path and where its content comes from.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Explanation {
     /// As asked.
     pub asked: String,
@@ -52,6 +52,9 @@ pub struct Explanation {
     pub from: String,
     /// Where a write would go; `None` where it fails with EROFS.
     pub writes_to: Option<String>,
+    /// The upper that is.
+    #[serde(skip)]
+    pub upper: Option<UpperKind>,
     /// What is probably not as meant.
     pub warning: Option<String>,
 }
@@ -253,6 +256,7 @@ impl View {
             number,
             from,
             writes_to,
+            upper: zone.writes_to(),
             warning: unserved.then(|| "no litetree has it".into()),
         })
     }

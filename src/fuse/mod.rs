@@ -7,4 +7,4 @@ mod mount;
 mod reply;
 
 pub use adapter::Adapter;
-pub use mount::{MountError, MountPoint, mount, unmount};
+pub use mount::{Leave, MountError, MountPoint, clear_dead, mount, mount_id, unmount, unmount_how};
