@@ -6,6 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+/// A manager that does not read is not waited for any longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The way to the service manager; nothing without one.
 #[derive(Debug)]
 pub(super) struct Manager {
@@ -66,5 +69,7 @@ fn open(name: &OsStr) -> std::io::Result<(UnixDatagram, SocketAddr)> {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(name)?,
     };
-    Ok((UnixDatagram::unbound()?, address))
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok((socket, address))
 }
