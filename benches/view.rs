@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use statelite::fleet::{PlainSpec, plain_view};
+use statelite::fleet::{PlainSpec, Shared, plain_view};
 use statelite::fs::{Caller, OpenHow, View};
 use statelite::layer::FormChoice;
 
@@ -23,13 +23,16 @@ fn view(dir: &Path, levels: usize) -> View {
     for n in 0..1000 {
         std::fs::write(last.join(format!("f{n}")), [7; 4096]).unwrap();
     }
-    plain_view(&PlainSpec {
-        lower,
-        upper: dir.join("upper"),
-        work: dir.join("work"),
-        lifetime: Duration::from_secs(3600),
-        form: FormChoice::Auto,
-    })
+    plain_view(
+        &PlainSpec {
+            lower,
+            upper: dir.join("upper"),
+            work: dir.join("work"),
+            lifetime: Duration::from_secs(3600),
+            form: FormChoice::Auto,
+        },
+        &Shared::for_a_look(),
+    )
     .unwrap()
 }
 
@@ -58,14 +61,13 @@ fn listing(c: &mut Criterion) {
     let parent = view.lookup(ROOT, b"d").unwrap().attr.number;
     c.bench_function("readdir of 1,000 names", |b| {
         b.iter(|| {
-            let handle = view.opendir(parent).unwrap();
+            view.opendir(parent).unwrap();
             let mut count = 0;
-            view.readdir(parent, handle, 0, |_| {
+            view.readdir(parent, 0, |_| {
                 count += 1;
                 false
             })
             .unwrap();
-            view.releasedir(handle);
             assert_eq!(count, 1002);
         })
     });

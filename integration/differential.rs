@@ -43,7 +43,8 @@ const KNOWN: &[(&str, Excuse)] = &[
                 op,
                 Op::FChmod(..) | Op::FChown(..) | Op::FTimes(..) | Op::FSetX(..)
             );
-            by_handle && ours.is_ok() && matches!(overlayfs, Err(Errno::NOENT | Errno::STALE))
+            let refused = matches!(overlayfs, Err(Errno::NOENT | Errno::STALE | Errno::EXIST));
+            by_handle && ours.is_ok() && refused
         },
     ),
 ];

@@ -151,15 +151,34 @@ fn interesting(model: &Model) -> BTreeSet<Path> {
     paths
 }
 
+/// The node's own tree, and one that it shares with another node.
+fn trees(rules: &[Rule], options: &CompileOptions) -> [RuleTree; 2] {
+    let own = compile(rules, options);
+    let other = CompileOptions {
+        node: b"longer-name-17".to_vec(),
+        ..options.clone()
+    };
+    let shared = compile(rules, &other).for_node(NODE.as_bytes()).unwrap();
+    assert_eq!(own.zones(), shared.zones());
+    [own, shared]
+}
+
 fn compare(rules: &[Rule], options: &CompileOptions) -> Result<(), TestCaseError> {
-    let (tree, model) = (compile(rules, options), Model::new(rules, options));
-    for path in interesting(&model) {
+    let model = Model::new(rules, options);
+    for tree in trees(rules, options) {
+        compare_tree(&tree, &model)?;
+    }
+    Ok(())
+}
+
+fn compare_tree(tree: &RuleTree, model: &Model) -> Result<(), TestCaseError> {
+    for path in interesting(model) {
         let bytes = path.join("/").into_bytes();
         let pos = tree.walk(&bytes);
         let zone = tree.zone(pos.zone);
         let (kind, rule) = model.governs(&path);
         prop_assert_eq!(&zone.kind, kind, "{}", path.join("/"));
-        prop_assert_eq!(zone.rule, *rule, "{}", path.join("/"));
+        prop_assert_eq!(zone.rule(), *rule, "{}", path.join("/"));
         prop_assert_eq!(
             tree.guarded(pos),
             model.guarded(&path),
@@ -167,6 +186,9 @@ fn compare(rules: &[Rule], options: &CompileOptions) -> Result<(), TestCaseError
             path.join("/")
         );
         prop_assert_eq!(tree.begins(pos), model.zones.contains_key(&path));
+        if tree.begins(pos) {
+            prop_assert_eq!(tree.path(zone), bytes.clone());
+        }
         let names: BTreeSet<&[u8]> = tree.rule_names(pos).collect();
         let expected = model.names(&path);
         prop_assert_eq!(tree.leads_deeper(pos), !expected.is_empty());
@@ -195,7 +217,7 @@ fn follow(tree: &RuleTree, path: &[&'static str]) -> Result<Vec<u8>, TestCaseErr
         }
         done.push(name);
         let pos = tree.walk(&done.join(&b'/'));
-        if let ZoneKind::Chain(target) = &tree.zone(pos.zone).kind {
+        if let Some(target) = tree.target(tree.zone(pos.zone)) {
             prop_assert!(tree.begins(pos), "a symlink has nothing below it");
             links += 1;
             prop_assert!(links <= 40, "a loop: {:?}", path);
@@ -205,6 +227,61 @@ fn follow(tree: &RuleTree, path: &[&'static str]) -> Result<Vec<u8>, TestCaseErr
         }
     }
     Ok(done.join(&b'/'))
+}
+
+/// A rule in a node's directory is for that node alone: its tree is no other's.
+#[test]
+fn a_rule_that_names_a_node_is_not_shared() {
+    let rule = |path: &str| Rule {
+        path: path.into(),
+        dir: true,
+        option: LiteOption::Tmpfs,
+        link: false,
+    };
+    let options = |node: &str| CompileOptions {
+        node: node.into(),
+        compat_dirs: true,
+        persistent: true,
+        ..CompileOptions::default()
+    };
+    let below = rule(".statelite/persistent/cn1/etc");
+    let tree = compile(std::slice::from_ref(&below), &options("cn1"));
+    let own = tree.walk(b".statelite/persistent/cn1");
+    assert_eq!(
+        tree.zone(own.zone).kind,
+        ZoneKind::Mirror(UpperKind::Persistent)
+    );
+    assert_eq!(tree.rule_names(own).collect::<Vec<_>>(), [b"etc"]);
+    assert!(tree.for_node(b"cn2").is_none());
+    let other = compile(&[below], &options("cn2"));
+    let own = other.walk(b".statelite/persistent/cn2");
+    assert_eq!(other.rule_names(own).count(), 0);
+    let tree = compile(&[rule(".statelite/persistently")], &options("cn1"));
+    assert!(tree.for_node(b"cn2").unwrap().shares(&tree));
+    assert_eq!(
+        tree.walk(b".statelite/persistent/cn2"),
+        tree.walk(b".statelite/persistent/cn3")
+    );
+}
+
+#[test]
+fn equal_trees_become_one() {
+    let rules = |count: usize| -> Vec<Rule> {
+        let rule = |n: usize| Rule {
+            path: format!("d{}/f{n}", n % 7).into(),
+            dir: false,
+            option: LiteOption::Ro,
+            link: false,
+        };
+        (0..count).map(rule).collect()
+    };
+    let options = CompileOptions::default();
+    let (first, mut second) = (compile(&rules(50), &options), compile(&rules(50), &options));
+    let mut third = compile(&rules(51), &options);
+    assert!(!second.shares(&first));
+    second.share(&first);
+    third.share(&first);
+    assert!(second.shares(&first) && !third.shares(&first));
 }
 
 proptest! {
@@ -229,16 +306,17 @@ proptest! {
     #[test]
     fn chains_of_symlinks_lead_to_the_rule_that_governs(rules in rules(), options in options(LinkView::Symlink)) {
         let plain = CompileOptions { link_view: LinkView::File, ..options.clone() };
-        let (tree, model) = (compile(&rules, &options), Model::new(&rules, &plain));
-        for path in interesting(&model) {
+        let model = Model::new(&rules, &plain);
+        let trees = trees(&rules, &options);
+        for (tree, path) in trees.iter().flat_map(|tree| interesting(&model).into_iter().map(move |path| (tree, path))) {
             if path.first().is_some_and(|name| name.starts_with('.')) {
                 continue;
             }
-            let found = follow(&tree, &path)?;
+            let found = follow(tree, &path)?;
             let zone = tree.zone(tree.walk(&found).zone);
             let (kind, rule) = model.governs(&path);
             prop_assert_eq!(&zone.kind, kind, "{} is {}", path.join("/"), String::from_utf8_lossy(&found));
-            prop_assert_eq!(zone.rule, *rule);
+            prop_assert_eq!(zone.rule(), *rule);
             let joined = path.join("/");
             prop_assert_eq!(zone.layer_path(&found), joined.as_bytes());
         }

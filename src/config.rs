@@ -33,6 +33,8 @@ pub struct Config {
     /// The socket on which the daemon is asked and told.
     #[serde(deserialize_with = "absolute")]
     pub control: PathBuf,
+    /// The daemon reads changed tables by itself.
+    pub watch_tables: bool,
     /// How long a stopping daemon waits for roots that are in use.
     #[serde(deserialize_with = "duration")]
     pub stop_grace: Duration,
@@ -73,6 +75,12 @@ pub struct Config {
     /// How long a kernel may believe what it was told of a layer that can't be watched.
     #[serde(deserialize_with = "duration")]
     pub cache_lifetime: Duration,
+    /// Have changes in layers told, and believe what was found until then, where a layer's file
+    /// system can tell; otherwise all is believed for `cache_lifetime`.
+    pub watch: bool,
+    /// The most bytes that the cache of what lower layers have may take.
+    #[serde(deserialize_with = "bytes")]
+    pub cache_size: u64,
     /// How a deletion is stored in an upper (SEMANTICS section 6).
     pub whiteouts: Whiteouts,
     /// Threads of one node's session.
@@ -90,6 +98,7 @@ impl Default for Config {
             tables: "/etc/statelite/tables".into(),
             root: "/run/statelite/roots".into(),
             control: "/run/statelite/control.sock".into(),
+            watch_tables: true,
             stop_grace: Duration::from_secs(5),
             tmpfs_dir: "/run/statelite/tmpfs".into(),
             tmpfs_size: TmpfsSize::Bytes(1 << 30),
@@ -106,6 +115,8 @@ impl Default for Config {
             link_view: LinkView::default(),
             compat_dirs: true,
             cache_lifetime: Duration::from_secs(1),
+            watch: true,
+            cache_size: 128 << 20,
             whiteouts: Whiteouts::default(),
             threads: 1,
             log: "info".into(),
@@ -422,6 +433,16 @@ words! {
         Text,
         /// One JSON object a line.
         Json,
+    }
+}
+
+/// A size in bytes; a share of the memory is none.
+fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    match TmpfsSize::deserialize(d)? {
+        TmpfsSize::Bytes(bytes) => Ok(bytes),
+        TmpfsSize::Percent(_) => Err(de::Error::custom(
+            "a size in bytes is wanted here, such as \"128M\"",
+        )),
     }
 }
 

@@ -1,6 +1,7 @@
 //! statelite: every diskless node's root as a live merge of image, tmpfs, persistent and
 //! litetree layers, chosen path by path by the litefile rules.
 
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -13,3 +14,4 @@ pub mod pool;
 pub mod rules;
 pub mod sys;
 pub mod tables;
+pub mod watch;

@@ -34,6 +34,8 @@ pub fn prepare(c: &Cluster) {
     c.set("root", &c.quoted("roots"));
     c.set("control", &c.quoted("run/control.sock"));
     c.set("tmpfs_size", "\"16M\"");
+    // Every command that a test runs writes the tables.
+    c.set("watch_tables", "false");
 }
 
 impl<'a> Daemon<'a> {

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::progress::Progress;
 use super::{Failure, Globals, load_tables, print_json, say};
 use crate::config::Config;
-use crate::fleet::{Use, node_view};
-use crate::tables::{Problem, Severity, TablesError};
+use crate::fleet::{BuildError, PlanError, Shared, Use, plan, planned_view};
+use crate::tables::{Problem, Severity, Tables, spread};
 
 const ABOUT: &str = "Check every table, every node and the images they need
 
@@ -49,25 +49,7 @@ pub(super) fn run(
     }
     let nodes = tables.nodes();
     if !args.tables_only {
-        let mut progress = Progress::new("nodes checked", nodes.len());
-        for node in &nodes {
-            progress.step();
-            let spec = match tables.node(node, config) {
-                Ok(spec) => spec,
-                // Said by the check of the tables.
-                Err(TablesError::NoImage { .. } | TablesError::UnknownNode { .. }) => continue,
-            };
-            match node_view(&spec, config, Use::Look) {
-                Ok(built) => problems.extend(built.problems),
-                Err(error) => {
-                    let at = crate::tables::Origin {
-                        file: config.tables.clone(),
-                        ..Default::default()
-                    };
-                    problems.insert(Problem::error(at, error.to_string(), ""));
-                }
-            }
-        }
+        problems.extend(look(&tables, config, &nodes));
     }
     let problems: Vec<Problem> = problems.into_iter().collect();
     let errors = problems
@@ -98,4 +80,41 @@ pub(super) fn run(
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// What is wrong beside the tables: paths that can't be in an image, and what is missing now.
+fn look(tables: &Tables, config: &Config, nodes: &[String]) -> BTreeSet<Problem> {
+    let plan = plan(tables, config, nodes, None);
+    let mut problems: BTreeSet<Problem> = plan.problems().into_iter().collect();
+    let failed = |error: &BuildError| {
+        let at = crate::tables::Origin {
+            file: config.tables.clone(),
+            ..Default::default()
+        };
+        Problem::error(at, error.to_string(), "")
+    };
+    for (_, error) in plan.refused() {
+        match error {
+            // Said by the check of the tables.
+            PlanError::Tables(_) => {}
+            PlanError::Image(error) => {
+                problems.insert(failed(error));
+            }
+        }
+    }
+    let mut progress = Progress::new("nodes checked", nodes.len());
+    let shared = Shared::for_a_look();
+    for some in plan.nodes().chunks(256) {
+        let looked = spread::map(some, |node| planned_view(node, config, Use::Look, &shared));
+        for looked in looked {
+            progress.step();
+            match looked {
+                Ok(built) => problems.extend(built.problems),
+                Err(error) => {
+                    problems.insert(failed(&error));
+                }
+            }
+        }
+    }
+    problems
 }

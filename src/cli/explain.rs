@@ -9,7 +9,7 @@ use clap::Args;
 use super::{Failure, Globals, load_tables, of_daemon, print_json, say, tell};
 use crate::config::Config;
 use crate::control::{Ask, Explained, PathAnswer};
-use crate::fleet::{Use, node_view, shown};
+use crate::fleet::{Shared, Use, plan, planned_view, shown};
 
 const ABOUT: &str = "Say why a path of a node's root is what it is
 
@@ -44,22 +44,27 @@ pub(super) fn run(
     // What the daemon does not serve is asked of tables and layers as they are now.
     if rest.as_ref().is_none_or(|rest| !rest.is_empty()) {
         let tables = load_tables(config)?;
+        let shared = Shared::for_a_look();
         let nodes = match rest {
             Some(rest) => rest,
             None => tables.noderange(&args.node)?,
         };
-        for node in nodes {
-            let spec = tables.node(&node, config)?;
-            tell(&spec.problems);
-            let built = node_view(&spec, config, Use::Look)?;
+        let plan = plan(&tables, config, &nodes, None);
+        if let Some((_, error)) = plan.refused().first() {
+            return Err(error.to_string().into());
+        }
+        for planned in plan.nodes() {
+            let (spec, node) = (planned.spec(), &planned.spec().node);
+            tell(&planned.problems());
+            let built = planned_view(planned, config, Use::Look, &shared)?;
             tell(&built.problems);
             for path in &args.paths {
                 let why = built
                     .view
                     .explain(path.as_bytes())
                     .map_err(|e| format!("{node}: {}: {e}", path.to_string_lossy()))?;
-                let row = why.rule.map(|rule| &built.rows[rule]);
-                answers.push(shown::path_answer(&spec, row, why));
+                let row = why.rule.map(|rule| &*built.rows[rule]);
+                answers.push(shown::path_answer(spec, row, why));
             }
         }
     }

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
 
@@ -11,7 +10,7 @@ use super::{Failure, Globals, load_tables, tell};
 use crate::config::Config;
 use crate::fleet::build::form;
 use crate::fleet::{
-    Background, PlainSpec, Use, node_view, plain_view, run_foreground, start_background,
+    Background, PlainSpec, Shared, Use, node_view, plain_view, run_foreground, start_background,
 };
 use crate::fs::View;
 
@@ -89,7 +88,8 @@ pub(super) fn run(
         start_background(again, globals.log_file.as_deref())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let view = Arc::new(view(config, args)?);
+    let shared = Shared::new(config);
+    let view = view(config, args, &shared)?;
     let background = if args.background {
         Background::Yes
     } else {
@@ -97,6 +97,7 @@ pub(super) fn run(
     };
     run_foreground(
         view,
+        &shared,
         args.point(),
         args.threads.unwrap_or(config.threads),
         background,
@@ -104,19 +105,22 @@ pub(super) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-fn view(config: &Config, args: &MountArgs) -> Result<View, Failure> {
+fn view(config: &Config, args: &MountArgs, shared: &Shared) -> Result<View, Failure> {
     if let (Some(lower), Some(upper), Some(work)) = (&args.lower, &args.upper, &args.work) {
         if let Some(node) = args.node() {
             let node = node.display();
             return Err(format!("with --lower there is no node, but {node} was named").into());
         }
-        return Ok(plain_view(&PlainSpec {
-            lower: std::env::split_paths(lower).collect(),
-            upper: upper.clone(),
-            work: work.clone(),
-            lifetime: config.cache_lifetime,
-            form: form(config),
-        })?);
+        return Ok(plain_view(
+            &PlainSpec {
+                lower: std::env::split_paths(lower).collect(),
+                upper: upper.clone(),
+                work: work.clone(),
+                lifetime: config.cache_lifetime,
+                form: form(config),
+            },
+            shared,
+        )?);
     }
     let Some(node) = args.node().and_then(Path::to_str) else {
         return Err("which node? statelite mount NODE MOUNTPOINT".into());
@@ -125,7 +129,7 @@ fn view(config: &Config, args: &MountArgs) -> Result<View, Failure> {
     tell(tables.problems());
     let spec = tables.node(node, config)?;
     tell(&spec.problems);
-    let built = node_view(&spec, config, Use::Mount)?;
+    let built = node_view(&spec, config, Use::Mount, shared)?;
     tell(&built.problems);
     Ok(built.view)
 }

@@ -106,7 +106,7 @@ fn text(status: &Status, named: bool) -> String {
         for layer in &node.layers {
             let how = match &layer.missing {
                 Some(why) => format!("missing: {why}"),
-                None => format!("looked at again after {}", layer.freshness),
+                None => layer.freshness.clone(),
             };
             note(format!(
                 "{:16}  {}  {how}",

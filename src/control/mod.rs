@@ -206,7 +206,7 @@ pub struct NodeStatus {
     pub io: String,
     /// Inodes that the kernel holds.
     pub inodes: usize,
-    /// Open files and directories.
+    /// Open files.
     pub open: usize,
     /// Roots of this node that were unmounted lazily and are still in use.
     pub detached: usize,
@@ -221,8 +221,12 @@ pub struct LayerStatus {
     pub path: PathBuf,
     /// Why it is not there.
     pub missing: Option<String>,
-    /// How a change in it is noticed: `watched`, or for how long what was found is believed.
+    /// How a change in it is noticed: `watched`, `its only writer` for an upper, or for how long
+    /// what was found is believed.
     pub freshness: String,
+    /// Why it is not watched.
+    #[serde(default)]
+    pub not_watched: Option<String>,
 }
 
 /// What was done to nodes.

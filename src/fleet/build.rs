@@ -1,17 +1,16 @@
-//! What the tables say of a node, made into its view: layers opened, rule paths canonicalised in
-//! the image, the rule tree compiled.
+//! What is planned for a node, made into its view: stores mounted, layers opened.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::plan::Planned;
+use super::shared::Shared;
 use super::stores::{self, StoreError};
-use crate::config::{Config, LinkView, LitetreeDirectories, PersistentSeed, Whiteouts};
+use crate::config::{Config, LitetreeDirectories, PersistentSeed, Whiteouts};
 use crate::fs::{Roles, TreeMode, View, ViewOptions, ViewSpec};
 use crate::layer::machinery::Form;
 use crate::layer::{FormChoice, Layer, LayerSpec, MountRule, UpperSpec};
-use crate::rules::{self, CompileOptions, Rule, compile};
 use crate::sys::Errno;
 use crate::tables::{LiteOption, Location, NodeSpec, Origin, Problem, RuleRow};
 
@@ -63,25 +62,14 @@ pub enum Use {
     Look,
 }
 
-/// A node's rules, compiled in its image: nothing is mounted or made yet.
-#[derive(Debug)]
-pub struct Compiled {
-    image: Arc<Layer>,
-    rules: rules::RuleTree,
-    rows: Vec<RuleRow>,
-    /// Rows that were left out, beside [`NodeSpec::problems`].
-    pub problems: Vec<Problem>,
-}
-
-/// All that a view is made of, what it needs mounted.
+/// All that a planned node's view is made of, what it needs mounted.
 #[derive(Debug)]
 pub struct Prepared {
-    /// For [`View::new`] or [`View::replace`].
+    /// For [`View::new`], or [`crate::fs::Root::replace`].
     pub spec: ViewSpec,
-    /// As [`Built::problems`].
+    /// What is missing now.
     pub problems: Vec<Problem>,
-    /// As [`Built::rows`].
-    pub rows: Vec<RuleRow>,
+    rows: Arc<[Arc<RuleRow>]>,
 }
 
 /// A view and what was found on the way.
@@ -89,58 +77,69 @@ pub struct Prepared {
 pub struct Built {
     /// The view.
     pub view: View,
-    /// Rows that were left out or look wrong, beside [`NodeSpec::problems`].
+    /// Rows that were left out or look wrong, beside [`NodeSpec::problems`], and what is missing.
     pub problems: Vec<Problem>,
     /// The row behind each rule index of the view.
-    pub rows: Vec<RuleRow>,
+    pub rows: Arc<[Arc<RuleRow>]>,
 }
 
-/// Builds a node's view.
+/// Plans one node and builds its view.
+///
+/// # Errors
+/// As [`planned_view`].
+pub fn node_view(
+    spec: &NodeSpec,
+    config: &Config,
+    purpose: Use,
+    shared: &Shared,
+) -> Result<Built, BuildError> {
+    let planned = Planned::of(spec.clone(), config)?;
+    let mut built = planned_view(&planned, config, purpose, shared)?;
+    built.problems.splice(0..0, planned.faults());
+    Ok(built)
+}
+
+/// Builds a planned node's view. Its problems are what is missing now; the others are
+/// [`Planned::problems`].
 ///
 /// # Errors
 /// [`BuildError`]; a store that is not mounted is none: its zones answer EIO until it is.
-pub fn node_view(spec: &NodeSpec, config: &Config, purpose: Use) -> Result<Built, BuildError> {
-    let compiled = compiled(spec, config)?;
-    prepared(spec, config, compiled, purpose)?.view(&spec.node)
-}
-
-/// The first half: what can be said without mounting or making anything.
-///
-/// # Errors
-/// [`BuildError`] where the image is missing, or there are too many litetrees.
-pub fn compiled(spec: &NodeSpec, config: &Config) -> Result<Compiled, BuildError> {
-    if spec.trees.len() > 200 {
-        return Err(BuildError::TooMany {
-            node: spec.node.clone(),
-            count: spec.trees.len(),
-        });
-    }
-    let image = image_layer(spec)?;
-    let mut problems = Vec::new();
-    let (rules, rows) = rules_of(spec, config, &image, &mut problems)?;
-    Ok(Compiled {
-        image,
-        rules,
-        rows,
-        problems,
-    })
-}
-
-/// The second half: the node's tmpfs mounted where the view is to be, and the layers found.
-///
-/// # Errors
-/// [`BuildError::Store`].
-pub fn prepared(
-    spec: &NodeSpec,
+pub fn planned_view(
+    planned: &Planned,
     config: &Config,
-    compiled: Compiled,
     purpose: Use,
+    shared: &Shared,
+) -> Result<Built, BuildError> {
+    prepared(planned, config, purpose, shared)?.view()
+}
+
+/// What a planned node's view is made of: its tmpfs is mounted where the view is to be.
+///
+/// # Errors
+/// [`BuildError`], other than that a layer answers an error.
+pub fn prepared(
+    planned: &Planned,
+    config: &Config,
+    purpose: Use,
+    shared: &Shared,
 ) -> Result<Prepared, BuildError> {
+    let spec = &**planned.spec();
     let node = || spec.node.clone();
     let failed = |error| BuildError::Store {
         node: node(),
         error,
     };
+    if spec.trees.len() > 200 {
+        return Err(BuildError::TooMany {
+            node: node(),
+            count: spec.trees.len(),
+        });
+    }
+    let image = image_layer(&spec.image.rootimg, shared).map_err(|why| BuildError::Image {
+        node: node(),
+        image: spec.image.name.clone(),
+        why,
+    })?;
     if purpose == Use::Mount {
         stores::ensure_tmpfs(config, spec).map_err(failed)?;
         if config.mount_remote {
@@ -160,12 +159,6 @@ pub fn prepared(
             }
         }
     }
-    let Compiled {
-        image,
-        rules,
-        rows,
-        mut problems,
-    } = compiled;
     let mut layers = vec![image];
     let mut roles = Roles {
         images: vec![0],
@@ -173,17 +166,17 @@ pub fn prepared(
     };
     for (at, tree) in spec.trees.iter().enumerate() {
         roles.trees.push(layers.len() as u8);
-        layers.push(Arc::new(Layer::new(LayerSpec {
+        layers.push(shared.layer(LayerSpec {
             label: format!("litetree {}", at + 1),
             base: tree.location.path.clone(),
             sub: None,
             require_mount: mount_rule(&tree.location, config),
             optional: !tree.location.require_mount,
             upper: None,
-        })));
+        }));
     }
     let mut add = |layer: LayerSpec| {
-        layers.push(Arc::new(Layer::new(layer)));
+        layers.push(shared.layer(layer));
         Some(layers.len() as u8 - 1)
     };
     roles.tmpfs = add(tmpfs_layer(spec, config, purpose));
@@ -199,26 +192,28 @@ pub fn prepared(
             ..kept_layer("localdisk", dir, spec, config, purpose)
         });
     }
-    problems.extend(missing(spec, config, &layers, &roles));
+    let problems = missing(spec, config, &layers, &roles);
     let spec = ViewSpec {
         name: node(),
-        rules,
+        rules: planned.rules().clone(),
         layers,
         roles,
-        texts: (litefile_text(&rows), litetree_text(spec)),
+        texts: (planned.litefile().clone(), litetree_text(spec).into()),
         options: ViewOptions {
             lifetime: config.cache_lifetime,
+            watched: purpose == Use::Mount && shared.is_watching(),
             trees: match config.litetree_directories {
                 LitetreeDirectories::Merge => TreeMode::Merge,
                 LitetreeDirectories::First => TreeMode::First,
             },
             eager_seed: purpose == Use::Mount && config.persistent_seed == PersistentSeed::Eager,
         },
+        cache: shared.cache().clone(),
     };
     Ok(Prepared {
         spec,
         problems,
-        rows,
+        rows: planned.rows().clone(),
     })
 }
 
@@ -227,17 +222,17 @@ impl Prepared {
     ///
     /// # Errors
     /// [`BuildError::View`] with what its layers answer when they are tried out.
-    pub fn view(self, node: &str) -> Result<Built, BuildError> {
-        let layers = self.spec.layers.clone();
+    pub fn view(self) -> Result<Built, BuildError> {
+        let (node, layers) = (self.spec.name.clone(), self.spec.layers.clone());
         let view = View::new(self.spec).map_err(|error| BuildError::View {
-            node: node.into(),
-            why: match (error, super::reset::mounted_on(node)) {
+            why: match (error, super::reset::mounted_on(&node)) {
                 (Errno::BUSY, Ok(Some(point))) => {
                     format!("it is mounted already, on {}", point.display())
                 }
                 (Errno::BUSY, _) => "another process writes to its upper layers".into(),
                 _ => why(&layers, error),
             },
+            node,
         })?;
         Ok(Built {
             view,
@@ -281,7 +276,7 @@ fn missing(spec: &NodeSpec, config: &Config, layers: &[Arc<Layer>], roles: &Role
 }
 
 /// The layer that is missing says it better than its errno.
-fn why(layers: &[Arc<Layer>], error: Errno) -> String {
+pub(super) fn why(layers: &[Arc<Layer>], error: Errno) -> String {
     let missing = layers.iter().find_map(|layer| {
         layer
             .missing()
@@ -294,22 +289,19 @@ fn why(layers: &[Arc<Layer>], error: Errno) -> String {
     })
 }
 
-fn image_layer(spec: &NodeSpec) -> Result<Arc<Layer>, BuildError> {
-    let image = Arc::new(Layer::new(LayerSpec {
+/// The image's layer, or why it is not there.
+pub(super) fn image_layer(rootimg: &Path, shared: &Shared) -> Result<Arc<Layer>, String> {
+    let image = shared.layer(LayerSpec {
         label: "image".into(),
-        base: spec.image.rootimg.clone(),
+        base: rootimg.into(),
         sub: None,
         require_mount: None,
         optional: false,
         upper: None,
-    }));
+    });
     match image.missing() {
         None => Ok(image),
-        Some(why) => Err(BuildError::Image {
-            node: spec.node.clone(),
-            image: spec.image.name.clone(),
-            why,
-        }),
+        Some(why) => Err(why),
     }
 }
 
@@ -388,96 +380,6 @@ fn kept_layer(
     }
 }
 
-/// Rows to rules: paths canonicalised in the image, what cannot be reported and left out.
-fn rules_of(
-    spec: &NodeSpec,
-    config: &Config,
-    image: &Arc<Layer>,
-    problems: &mut Vec<Problem>,
-) -> Result<(rules::RuleTree, Vec<RuleRow>), BuildError> {
-    let bare = View::new(ViewSpec {
-        name: spec.image.name.clone(),
-        rules: compile(&[], &CompileOptions::default()),
-        layers: vec![image.clone()],
-        roles: Roles {
-            images: vec![0],
-            ..Roles::default()
-        },
-        texts: Default::default(),
-        options: ViewOptions {
-            lifetime: Duration::from_secs(1),
-            trees: TreeMode::Merge,
-            eager_seed: false,
-        },
-    });
-    let bare = bare.map_err(|error| BuildError::View {
-        node: spec.node.clone(),
-        why: why(std::slice::from_ref(image), error),
-    })?;
-    let mut seen = std::collections::HashMap::<Vec<u8>, Origin>::new();
-    let (mut rules, mut rows) = (Vec::new(), Vec::new());
-    for row in spec.rules.iter() {
-        let shown = String::from_utf8_lossy(&row.path);
-        let mut problem = |message: String, help: &str| {
-            problems.push(Problem::error(row.at.clone(), message, help));
-        };
-        match row.option {
-            LiteOption::Persistent if spec.store.is_none() => {
-                problem(
-                    format!("{shown} is persistent, but node {} has no store", spec.node),
-                    "add a row for the node to the statelite table",
-                );
-                continue;
-            }
-            LiteOption::Localdisk if config.localdisk_dir.is_none() => {
-                problem(
-                    format!("{shown} is localdisk, but there is no localdisk_dir"),
-                    "set localdisk_dir in the configuration",
-                );
-                continue;
-            }
-            _ => {}
-        }
-        let path = match bare.canonical(&row.path, row.dir) {
-            Ok(path) => path,
-            Err(e) => {
-                problem(
-                    format!("{shown} cannot be in image {}: {e}", spec.image.name),
-                    "a directory on the way is a file, or a loop of symlinks, in the image",
-                );
-                continue;
-            }
-        };
-        if let Some(first) = seen.get(&path) {
-            let path = String::from_utf8_lossy(&path);
-            problem(
-                format!("{shown} is /{path} in the image, which {first} has a rule for already"),
-                "remove one of the two rows",
-            );
-            continue;
-        }
-        seen.insert(path.clone(), row.at.clone());
-        rules.push(Rule {
-            path,
-            dir: row.dir,
-            option: row.option,
-            link: row.link,
-        });
-        rows.push(row.clone());
-    }
-    let options = CompileOptions {
-        node: spec.node.clone().into_bytes(),
-        link_view: match config.link_view {
-            LinkView::File => rules::LinkView::File,
-            LinkView::Symlink => rules::LinkView::Symlink,
-        },
-        compat_dirs: config.compat_dirs,
-        mtab: true,
-        persistent: spec.store.is_some(),
-    };
-    Ok((compile(&rules, &options), rows))
-}
-
 /// A table's option word for an option.
 pub fn option_word(row: &RuleRow) -> String {
     let word = row.option.word();
@@ -498,20 +400,10 @@ pub fn rule_path(row: &RuleRow) -> String {
     }
 }
 
-fn litefile_text(rows: &[RuleRow]) -> String {
-    let mut text = String::from("#file,options\n");
-    for row in rows {
-        // Writing to a String cannot fail.
-        if writeln!(text, "\"{}\",\"{}\"", rule_path(row), option_word(row)).is_err() {
-            break;
-        }
-    }
-    text
-}
-
 fn litetree_text(spec: &NodeSpec) -> String {
     let mut text = String::from("#priority,directory\n");
     for tree in &spec.trees {
+        // Writing to a String cannot fail.
         if writeln!(text, "\"{}\",\"{}\"", tree.priority, tree.location.text).is_err() {
             break;
         }

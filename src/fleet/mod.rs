@@ -5,15 +5,21 @@
 //! fuser's types.
 
 pub mod build;
+mod live;
 mod plain;
+pub mod plan;
 mod reset;
 mod run;
 mod serve;
+mod shared;
 pub mod shown;
 pub mod stores;
 
-pub use build::{BuildError, Built, Use, node_view};
+pub use build::{BuildError, Built, Use, node_view, planned_view};
+pub use live::Attached;
 pub use plain::{PlainSpec, plain_view};
+pub use plan::{Plan, PlanError, Planned, plan};
 pub use reset::{ResetError, reset};
 pub use run::{Background, RunError, report_failure, run_foreground, start_background};
 pub use serve::{ControlError, Fleet, ServeError, ServeOptions, serve};
+pub use shared::Shared;

@@ -2,11 +2,11 @@
 //! it. A `/` rule over these directories.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::shared::Shared;
 use crate::fs::{Roles, TreeMode, View, ViewOptions, ViewSpec};
-use crate::layer::{FormChoice, Layer, LayerSpec, UpperSpec};
+use crate::layer::{FormChoice, LayerSpec, UpperSpec};
 use crate::rules::{CompileOptions, Rule, compile};
 use crate::tables::LiteOption;
 
@@ -62,7 +62,7 @@ fn upper_hint(error: &crate::sys::Errno) -> &'static str {
 ///
 /// # Errors
 /// [`PlainError`] where a directory is missing, or upper and work are on different file systems.
-pub fn plain_view(spec: &PlainSpec) -> Result<View, PlainError> {
+pub fn plain_view(spec: &PlainSpec, shared: &Shared) -> Result<View, PlainError> {
     let spec = &spec.absolute()?;
     if spec.lower.len() > 200 {
         return Err(PlainError::TooMany(spec.lower.len()));
@@ -117,10 +117,7 @@ pub fn plain_view(spec: &PlainSpec) -> Result<View, PlainError> {
     View::new(ViewSpec {
         name: spec.upper.display().to_string(),
         rules: compile(&[rule], &CompileOptions::default()),
-        layers: layers
-            .into_iter()
-            .map(|spec| Arc::new(Layer::new(spec)))
-            .collect(),
+        layers: layers.into_iter().map(|spec| shared.layer(spec)).collect(),
         roles: Roles {
             images,
             tmpfs,
@@ -129,9 +126,11 @@ pub fn plain_view(spec: &PlainSpec) -> Result<View, PlainError> {
         texts: Default::default(),
         options: ViewOptions {
             lifetime: spec.lifetime,
+            watched: shared.is_watching(),
             trees: TreeMode::Merge,
             eager_seed: false,
         },
+        cache: shared.cache().clone(),
     })
     .map_err(|error| PlainError::Upper {
         path: spec.upper.clone(),

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use crate::fs::View;
+use super::shared::Shared;
+use crate::fs::{Root, View};
 use crate::fuse::{self, Adapter, MountError};
 use crate::pool::Pool;
 
@@ -57,7 +58,8 @@ pub enum Background {
 /// # Errors
 /// [`RunError`].
 pub fn run_foreground(
-    view: Arc<View>,
+    view: View,
+    shared: &Shared,
     point: &Path,
     threads: usize,
     background: Background,
@@ -65,13 +67,15 @@ pub fn run_foreground(
     crate::sys::creds::clear_umask();
     raise_open_files();
     let name = view.name().to_owned();
-    let adapter = Adapter::new(view, Arc::new(Pool::default()));
+    let root = Arc::new(Root::new(view));
+    let adapter = Adapter::new(root.clone(), Arc::new(Pool::default()));
     let mut signals =
         signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP])
             .map_err(RunError::Signals)?;
     let point = &std::path::absolute(point).map_err(RunError::Background)?;
     let mounted = fuse::mount(adapter, point, threads)?;
     tracing::info!(view = name, point = %point.display(), "mounted");
+    let attached = shared.attach(root, point.clone(), mounted.notifier());
     let stop = signals.handle();
     let unmounts = point.clone();
     let waiter = std::thread::spawn(move || {
@@ -88,6 +92,7 @@ pub fn run_foreground(
         detach().map_err(RunError::Background)?;
     }
     let ended = mounted.run().map_err(RunError::Session);
+    drop(attached);
     stop.close();
     if waiter.join().is_err() {
         tracing::error!("the thread that waits for signals failed");

@@ -4,7 +4,7 @@ use rustix::fs::{OFlags, StatVfs};
 
 use super::resolve::Here;
 use super::upper::Data;
-use super::{Attr, Caller, View};
+use super::{Attr, Caller, Entry, View};
 use crate::sys::obj::{self, SetTime};
 use crate::sys::{Errno, Res};
 
@@ -30,15 +30,23 @@ impl View {
     ///
     /// # Errors
     /// `ESTALE`, `ENOENT`, and what the layer answers.
-    pub fn getattr(&self, number: u64, handle: Option<u64>) -> Res<Attr> {
+    pub fn getattr(&self, number: u64, handle: Option<u64>) -> Res<Entry> {
         let inode = self.inode(number)?;
+        if let Some(attr) = self.near_attr(&inode) {
+            return Ok(attr);
+        }
         match self.object(&inode) {
-            Ok(here) => Ok(here.attr),
+            Ok(here) => Ok(self.entry_of(&here)),
             Err(e @ (Errno::NOENT | Errno::STALE)) => {
-                let file = handle.and_then(|handle| self.files.get(handle)).ok_or(e)?;
+                let file = handle
+                    .and_then(|handle| self.held.files.get(handle))
+                    .ok_or(e)?;
                 let mut stat = obj::stat(&*file.current().ok_or(e)?)?;
                 stat.nlink = 0;
-                Ok(Attr { number, stat })
+                Ok(Entry {
+                    attr: Attr { number, stat },
+                    lifetime: self.options.lifetime,
+                })
             }
             Err(e) => Err(e),
         }
@@ -54,7 +62,7 @@ impl View {
         changes: &Changes,
         handle: Option<u64>,
         caller: Caller,
-    ) -> Res<Attr> {
+    ) -> Res<Entry> {
         let inode = self.inode(number)?;
         let data = if changes.size == Some(0) {
             Data::Nothing
@@ -62,7 +70,7 @@ impl View {
             Data::Whole
         };
         let here = self.copy_up(&inode, data)?;
-        let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+        let fd = self.reach(&here)?.ok_or(Errno::IO)?;
         if let Some(size) = changes.size {
             self.truncate(&here, size, handle)?;
             // FUSE_HANDLE_KILLPRIV_V2: the kernel leaves this to the file system. The flag that
@@ -87,16 +95,19 @@ impl View {
         if here.attr.stat.is_dir() {
             stat.nlink = here.attr.stat.nlink;
         }
-        Ok(Attr { number, stat })
+        Ok(Entry {
+            attr: Attr { number, stat },
+            lifetime: self.lifetime(here.trust),
+        })
     }
 
     fn truncate(&self, here: &Here, size: u64, handle: Option<u64>) -> Res<()> {
-        let open = handle.and_then(|handle| self.files.get(handle));
+        let open = handle.and_then(|handle| self.held.files.get(handle));
         let open = open.filter(|file| file.writes());
         if let Some(file) = open.and_then(|file| file.current()) {
             return rustix::fs::ftruncate(&*file, size);
         }
-        let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+        let fd = self.reach(here)?.ok_or(Errno::IO)?;
         if here.kind() != libc::S_IFREG {
             return Err(Errno::INVAL);
         }
@@ -109,8 +120,7 @@ impl View {
     /// `EIO` where that is missing.
     pub fn statfs(&self, number: u64) -> Res<StatVfs> {
         let inode = self.inode(number)?;
-        let zone = inode.data.state.read().pos.zone;
-        let zone = self.rules.zone(zone);
+        let zone = self.rules.zone(self.pos_of(&inode).zone);
         let upper = zone.writes_to().and_then(|kind| self.upper_of(kind));
         let layer = upper.or(self.stack(zone).first().map(|src| src.layer));
         let layer = layer

@@ -14,8 +14,9 @@ use super::{Attr, Caller, Entry, Inode, OpenHow, Source, Src, View};
 use crate::layer::machinery;
 use crate::rules::Pos;
 use crate::sys::creds::as_caller;
-use crate::sys::obj;
+use crate::sys::obj::{self, Stat};
 use crate::sys::{Errno, Res};
+use std::cell::OnceCell;
 
 /// Where a new name goes.
 pub(super) struct Place {
@@ -25,6 +26,8 @@ pub(super) struct Place {
     pub(super) upper: u8,
     /// The upper says that the name is deleted.
     pub(super) whiteout: bool,
+    /// The parent in the upper, where it is known already.
+    pub(super) dir: Option<Arc<OwnedFd>>,
 }
 
 impl View {
@@ -37,7 +40,7 @@ impl View {
         let dir = self.dir(&parent)?;
         let whiteout = match self.resolve(&dir, name)? {
             Outcome::Here(_) => return Err(Errno::EXIST),
-            Outcome::Absent { whiteout } => whiteout,
+            Outcome::Absent { whiteout, .. } => whiteout,
         };
         let pos = self.rules.step(dir.pos, name);
         let upper = self.writable(pos)?;
@@ -50,7 +53,38 @@ impl View {
             path: join(&dir.path, name),
             upper,
             whiteout,
+            dir: None,
         })
+    }
+
+    /// Makes something at a name that is free.
+    ///
+    /// # Errors
+    /// As [`View::place`], and what making it answers.
+    fn make_at<T>(
+        &self,
+        parent: u64,
+        name: &[u8],
+        is_dir: bool,
+        make: impl Fn(&OwnedFd, &[u8]) -> Res<T>,
+    ) -> Res<(Place, T)> {
+        let inode = self.inode(parent)?;
+        if let Some(place) = self.near_place(&inode, name)
+            && let Some(dir) = &place.dir
+        {
+            match self.with_room(|| make(dir, name)) {
+                // There is something, if only a whiteout: a look tells.
+                Err(Errno::EXIST) => {}
+                // No directory any more.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => {
+                    self.dir_gone(obj::split(&place.path).0, place.pos, place.upper);
+                }
+                other => return other.map(|made| (place, made)),
+            }
+        }
+        let place = self.place(parent, name)?;
+        let made = self.make(&place, name, is_dir, make)?;
+        Ok((place, made))
     }
 
     fn make<T>(
@@ -69,33 +103,40 @@ impl View {
     }
 
     fn entry(&self, place: &Place, name: &[u8]) -> Res<(Entry, Arc<Inode>)> {
+        if let Some(dir) = &place.dir {
+            return self.made(place, name, obj::stat_name(&**dir, name)?);
+        }
         let dir = self.dir(&place.parent)?;
         match self.resolve(&dir, name)? {
-            Outcome::Here(here) => {
-                let (attr, inode) = self.enter(&place.parent, name, *here)?;
-                Ok((Entry { attr }, inode))
-            }
+            Outcome::Here(here) => self.enter(&place.parent, name, *here),
             Outcome::Absent { .. } => Err(Errno::NOENT),
         }
     }
 
-    /// The entry of a regular file that was just made and is open: nobody needs to look for it.
-    fn made(&self, place: &Place, name: &[u8], file: &OwnedFd) -> Res<(Entry, Arc<Inode>)> {
-        let stat = obj::stat(file)?;
+    /// The entry of what was just made, with nothing below it: nobody needs to look for it.
+    fn made(&self, place: &Place, name: &[u8], mut stat: Stat) -> Res<(Entry, Arc<Inode>)> {
         let number = self.own_number(place.upper, &stat);
+        if stat.rdev == machinery::STORED_NULL_DEVICE {
+            stat.rdev = machinery::NULL_DEVICE;
+        }
+        let src = Src {
+            layer: place.upper,
+            default: false,
+        };
         let here = Here {
             path: place.path.clone(),
             pos: place.pos,
-            source: Source::One(Src {
-                layer: place.upper,
-                default: false,
-            }),
+            source: match stat.is_dir() {
+                true => Source::Dir(std::iter::once(src).collect()),
+                false => Source::One(src),
+            },
             attr: Attr { number, stat },
-            fd: None,
+            fd: OnceCell::new(),
             upper: Some(place.upper),
+            target: None,
+            trust: self.own_trust(),
         };
-        let (attr, inode) = self.enter(&place.parent, name, here)?;
-        Ok((Entry { attr }, inode))
+        self.enter(&place.parent, name, here)
     }
 
     /// Makes and opens a regular file.
@@ -111,7 +152,13 @@ impl View {
         how: OpenHow,
         caller: Caller,
     ) -> Res<(Entry, u64)> {
-        let place = match self.place(parent, name) {
+        let flags = how.backing() | OFlags::CREATE | OFlags::EXCL;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        let made = self.make_at(parent, name, false, |dir, name| {
+            as_caller(caller, umask, || rustix::fs::openat(dir, name, flags, mode))
+        });
+        let (place, file) = match made {
             // Someone else made it after the kernel looked.
             Err(Errno::EXIST) if !how.flags.contains(OFlags::EXCL) => {
                 let entry = self.lookup(parent, name)?;
@@ -124,15 +171,9 @@ impl View {
                     }
                 };
             }
-            place => place?,
+            made => made?,
         };
-        let flags = how.backing() | OFlags::CREATE | OFlags::EXCL;
-        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(mode & 0o7777);
-        let file = self.make(&place, name, false, |dir, name| {
-            as_caller(caller, umask, || rustix::fs::openat(dir, name, flags, mode))
-        })?;
-        let (entry, inode) = self.made(&place, name, &file)?;
+        let (entry, inode) = self.made(&place, name, obj::stat(&file)?)?;
         let epoch = inode.data.state.read().epoch;
         Ok((
             entry,
@@ -153,7 +194,6 @@ impl View {
         rdev: u64,
         caller: Caller,
     ) -> Res<Entry> {
-        let place = self.place(parent, name)?;
         let (kind, rdev) = match mode & libc::S_IFMT {
             0 | libc::S_IFREG => (FileType::RegularFile, 0),
             libc::S_IFIFO => (FileType::Fifo, 0),
@@ -168,7 +208,7 @@ impl View {
             _ => return Err(Errno::INVAL),
         };
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        self.make(&place, name, false, |dir, name| {
+        let (place, ()) = self.make_at(parent, name, false, |dir, name| {
             as_caller(caller, umask, || {
                 rustix::fs::mknodat(dir, name, kind, mode, rdev)
             })
@@ -188,9 +228,8 @@ impl View {
         umask: u32,
         caller: Caller,
     ) -> Res<Entry> {
-        let place = self.place(parent, name)?;
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        self.make(&place, name, true, |dir, name| {
+        let (place, ()) = self.make_at(parent, name, true, |dir, name| {
             as_caller(caller, umask, || rustix::fs::mkdirat(dir, name, mode))
         })?;
         Ok(self.entry(&place, name)?.0)
@@ -201,8 +240,7 @@ impl View {
     /// # Errors
     /// As symlink(2).
     pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8], caller: Caller) -> Res<Entry> {
-        let place = self.place(parent, name)?;
-        self.make(&place, name, false, |dir, name| {
+        let (place, ()) = self.make_at(parent, name, false, |dir, name| {
             as_caller(caller, 0, || rustix::fs::symlinkat(target, dir, name))
         })?;
         Ok(self.entry(&place, name)?.0)
@@ -215,7 +253,7 @@ impl View {
     pub fn link(&self, number: u64, parent: u64, name: &[u8]) -> Res<Entry> {
         let inode = self.inode(number)?;
         let place = self.place(parent, name)?;
-        let zone = inode.data.state.read().pos.zone;
+        let zone = self.pos_of(&inode).zone;
         if zone != place.pos.zone {
             return Err(Errno::XDEV);
         }
@@ -223,7 +261,7 @@ impl View {
             return Err(Errno::NOENT);
         }
         let here = self.copy_up(&inode, Data::Whole)?;
-        let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+        let fd = self.reach(&here)?.ok_or(Errno::IO)?;
         self.make(&place, name, false, |dir, name| {
             rustix::fs::linkat(fd, c"", dir, name, AtFlags::EMPTY_PATH)
         })?;

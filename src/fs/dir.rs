@@ -1,25 +1,34 @@
 //! OPENDIR, READDIR, READDIRPLUS: the union of a directory's layers as a snapshot with cookies
 //! that hold at any time.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use lru::LruCache;
 
-use super::resolve::{Dir, Here, Outcome, join};
+use super::resolve::{Dir, Here, Outcome, Trust, join};
 use super::{Attr, Inode, Source, Src, View};
 use crate::inode::dirstream::{DOT, DOTDOT};
 use crate::inode::{DirStream, StreamEntry, id};
-use crate::layer::Listed;
-use crate::rules::ZoneKind;
 use crate::sys::obj::Stat;
 use crate::sys::{Errno, Res};
 
-/// An open directory.
+/// So many listings are kept while they are being read.
+const STREAMS: usize = 8;
+
+/// Listings that are being read, by the directory's number. A reader that goes on finds its own, or
+/// one made meanwhile: cookies hold in either. Not by handle, since there is none over NFS, and
+/// none at all where the kernel opens directories without asking.
 #[derive(Debug)]
-pub struct Directory {
-    snapshot: Mutex<Option<Arc<DirStream>>>,
+pub(super) struct Streams(LruCache<u64, Arc<DirStream>>);
+
+impl Default for Streams {
+    fn default() -> Self {
+        Streams(LruCache::new(const { NonZeroUsize::new(STREAMS).unwrap() }))
+    }
 }
 
 /// One entry of a listing as the kernel gets it.
@@ -39,23 +48,15 @@ pub struct DirEntry {
 type Name = (Box<[u8]>, u32, u64);
 
 impl View {
-    /// Opens a directory; returns the handle's number.
+    /// Can this be opened as a directory? Nothing is kept for it.
     ///
     /// # Errors
     /// `ENOTDIR`, `ESTALE`.
-    pub fn opendir(&self, number: u64) -> Res<u64> {
-        let inode = self.inode(number)?;
-        if inode.data.state.read().kind != libc::S_IFDIR {
-            return Err(Errno::NOTDIR);
+    pub fn opendir(&self, number: u64) -> Res<()> {
+        match self.inode(number)?.data.state.read().kind {
+            libc::S_IFDIR => Ok(()),
+            _ => Err(Errno::NOTDIR),
         }
-        Ok(self.dirs.insert(Directory {
-            snapshot: Mutex::new(None),
-        }))
-    }
-
-    /// Lets go of a directory handle.
-    pub fn releasedir(&self, handle: u64) {
-        self.dirs.remove(handle);
     }
 
     /// Entries behind a cookie, until `add` says that no more fit.
@@ -65,19 +66,18 @@ impl View {
     pub fn readdir(
         &self,
         number: u64,
-        handle: u64,
         cookie: u64,
         mut add: impl FnMut(DirEntry) -> bool,
     ) -> Res<()> {
         let inode = self.inode(number)?;
-        let stream = self.snapshot(&inode, handle, cookie)?;
+        let stream = self.snapshot(&inode, cookie)?;
         if self.dots(&inode, cookie, &mut add) {
             return Ok(());
         }
         let Some(dir) = self.listable(&inode)? else {
             return Ok(());
         };
-        for entry in stream.after(cookie) {
+        for entry in self.rest(&inode, &stream, cookie) {
             let Some(entry) = self.numbered(&dir, entry)? else {
                 continue;
             };
@@ -95,12 +95,11 @@ impl View {
     pub fn readdirplus(
         &self,
         number: u64,
-        handle: u64,
         cookie: u64,
         mut add: impl FnMut(DirEntry, &Attr, Duration) -> bool,
     ) -> Res<()> {
         let inode = self.inode(number)?;
-        let stream = self.snapshot(&inode, handle, cookie)?;
+        let stream = self.snapshot(&inode, cookie)?;
         let plain = |number| Attr {
             number,
             stat: Stat {
@@ -117,16 +116,16 @@ impl View {
         let Some(dir) = self.listable(&inode)? else {
             return Ok(());
         };
-        for entry in stream.after(cookie) {
+        for entry in self.rest(&inode, &stream, cookie) {
             let (here, reached) = match self.resolve(&dir, &entry.name) {
                 Ok(Outcome::Here(here)) => (*here, true),
                 Ok(Outcome::Absent { .. }) => continue,
                 Err(e) => (self.unreachable(&dir, entry, e), false),
             };
             let kind = here.kind();
-            let (attr, known) = self.enter(&inode, &entry.name, here)?;
+            let (found, known) = self.enter(&inode, &entry.name, here)?;
             let lifetime = match reached {
-                true => self.options.lifetime,
+                true => found.lifetime,
                 // Neither we nor the kernel believe it: the next use looks, and fails.
                 false => {
                     known.data.state.write().checked = None;
@@ -142,7 +141,7 @@ impl View {
                     number,
                     kind,
                 },
-                &attr,
+                &found.attr,
                 lifetime,
             ) {
                 // It did not fit, so the kernel never heard of it.
@@ -187,8 +186,13 @@ impl View {
             pos,
             source,
             attr,
-            fd: None,
+            fd: OnceCell::new(),
             upper: None,
+            target: None,
+            trust: Trust {
+                lasting: false,
+                generation: self.generation(),
+            },
         }
     }
 
@@ -220,13 +224,11 @@ impl View {
         }
     }
 
-    /// The handle's snapshot, made anew at the start of the directory; for a handle that is not
-    /// known (NFS reads on after a close), one made for this request.
-    fn snapshot(&self, inode: &Inode, handle: u64, cookie: u64) -> Res<Arc<DirStream>> {
-        let open = self.dirs.get(handle);
+    /// The listing that is being read, made anew at the start of the directory and where it was
+    /// not kept.
+    fn snapshot(&self, inode: &Inode, cookie: u64) -> Res<Arc<DirStream>> {
         if cookie != 0
-            && let Some(open) = &open
-            && let Some(stream) = &*open.snapshot.lock()
+            && let Some(stream) = self.held.streams.lock().0.get(&inode.number)
         {
             return Ok(stream.clone());
         }
@@ -235,10 +237,18 @@ impl View {
             None => Vec::new(),
         };
         let stream = Arc::new(DirStream::new(names));
-        if let Some(open) = open {
-            *open.snapshot.lock() = Some(stream.clone());
-        }
+        let kept = stream.clone();
+        self.held.streams.lock().0.put(inode.number, kept);
         Ok(stream)
+    }
+
+    /// What comes behind a cookie. Where that is nothing, the listing was read.
+    fn rest<'s>(&self, inode: &Inode, stream: &'s DirStream, cookie: u64) -> &'s [StreamEntry] {
+        let rest = stream.after(cookie);
+        if rest.is_empty() {
+            self.held.streams.lock().0.pop(&inode.number);
+        }
+        rest
     }
 
     fn numbered(&self, dir: &Dir, entry: &StreamEntry) -> Res<Option<DirEntry>> {
@@ -269,19 +279,18 @@ impl View {
     pub(super) fn list(&self, dir: &Dir) -> Res<Vec<Name>> {
         let mut names: HashMap<Box<[u8]>, (u32, u64)> = HashMap::new();
         let mut hidden: HashSet<Box<[u8]>> = HashSet::new();
-        for &src in &dir.srcs {
+        let last = dir.srcs.len().saturating_sub(1);
+        for (at, &src) in dir.srcs.iter().enumerate() {
             let mut deleted = Vec::new();
-            for Listed {
-                name,
-                kind,
-                whiteout,
-            } in self.list_layer(dir, src)?
-            {
-                if whiteout {
-                    deleted.push(name);
-                } else if !hidden.contains(&name) && !names.contains_key(&name) {
-                    let number = self.number_without_look(dir, src, &name, kind);
-                    names.insert(name, (kind, number));
+            for listed in self.list_layer(dir, src)?.iter() {
+                let name = &listed.name;
+                if listed.whiteout {
+                    if at < last || self.rules.is_mtab(self.rules.step(dir.pos, name)) {
+                        deleted.push(name.clone());
+                    }
+                } else if !hidden.contains(name) && !names.contains_key(name) {
+                    let number = self.number_without_look(dir, src, name, listed.kind);
+                    names.insert(name.clone(), (listed.kind, number));
                 }
             }
             hidden.extend(deleted);
@@ -297,22 +306,6 @@ impl View {
             .into_iter()
             .map(|(name, (kind, number))| (name, kind, number))
             .collect())
-    }
-
-    fn list_layer(&self, dir: &Dir, src: Src) -> Res<Vec<Listed>> {
-        let zone = self.rules.zone(dir.pos.zone);
-        let at = self.layer_path(zone, &dir.path, src);
-        let raw = matches!(zone.kind, ZoneKind::Mirror(_));
-        let listed = if raw {
-            self.layer(src).list_raw(&at)
-        } else {
-            self.layer(src).list(&at)
-        };
-        match listed {
-            // Gone since it was looked at.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Vec::new()),
-            other => other,
-        }
     }
 
     fn number_without_look(&self, dir: &Dir, src: Src, name: &[u8], kind: u32) -> u64 {
@@ -331,7 +324,7 @@ impl View {
     /// fsync(2)'s.
     pub fn fsyncdir(&self, number: u64) -> Res<()> {
         let here = self.object(&*self.inode(number)?)?;
-        match (&here.fd, here.upper) {
+        match (self.reach(&here)?, here.upper) {
             (Some(fd), Some(_)) => {
                 let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
                 rustix::fs::fsync(crate::sys::obj::reopen(fd, flags)?)

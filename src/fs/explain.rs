@@ -3,15 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::resolve::{Dir, Here, Outcome, join};
+use super::resolve::{Here, Outcome, join};
+use super::walk::Walk;
 use super::{Source, Src, View};
 use crate::layer::Found;
 use crate::rules::{UpperKind, Zone, ZoneKind};
-use crate::sys::{Errno, Res};
+use crate::sys::Res;
 use crate::tables::LiteOption;
-
-/// A symlink in a path is followed this often (MAXSYMLINKS, include/linux/namei.h).
-const MAX_LINKS: usize = 40;
 
 /// One layer that was looked at.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
@@ -81,105 +79,7 @@ fn shown(path: &[u8]) -> String {
     format!("/{}", lossy(path))
 }
 
-/// Where a walk with symlinks followed has come to.
-enum Walk {
-    /// The directory, the last name, and what it is; or the first name that a missing store keeps
-    /// from being looked up.
-    Done {
-        dir: Dir,
-        name: Vec<u8>,
-        outcome: Res<Outcome>,
-    },
-    /// The root itself.
-    Root(Box<Here>),
-}
-
 impl View {
-    fn root_dir(&self) -> Res<Dir> {
-        self.root_object()?.into_dir()
-    }
-
-    /// Walks a path as a process in the view would; what does not exist is taken by its word.
-    fn walk(&self, path: &[u8], follow_last: bool) -> Res<Walk> {
-        let mut todo: Vec<Vec<u8>> = split_names(path);
-        let mut above: Vec<Dir> = Vec::new();
-        let mut dir = self.root_dir()?;
-        let mut links = 0;
-        while let Some(name) = todo.pop() {
-            if name == b".." {
-                dir = above.pop().unwrap_or(dir);
-                continue;
-            }
-            let last = todo.is_empty();
-            let outcome = match self.resolve(&dir, &name) {
-                Err(Errno::IO) => {
-                    let outcome = Err(Errno::IO);
-                    return Ok(Walk::Done { dir, name, outcome });
-                }
-                outcome => outcome?,
-            };
-            if let Outcome::Here(here) = &outcome
-                && here.kind() == libc::S_IFLNK
-                && (!last || follow_last)
-            {
-                links += 1;
-                if links > MAX_LINKS {
-                    return Err(Errno::LOOP);
-                }
-                let target = self.readlink_of(here)?;
-                if target.starts_with(b"/") {
-                    above.clear();
-                    dir = self.root_dir()?;
-                }
-                todo.extend(split_names(&target));
-                if todo.is_empty() {
-                    break;
-                }
-                continue;
-            }
-            if last {
-                let outcome = Ok(outcome);
-                return Ok(Walk::Done { dir, name, outcome });
-            }
-            let next = match outcome {
-                Outcome::Here(here) => here.into_dir()?,
-                Outcome::Absent { .. } => Dir {
-                    path: join(&dir.path, &name),
-                    pos: self.rules.step(dir.pos, &name),
-                    srcs: Default::default(),
-                },
-            };
-            above.push(std::mem::replace(&mut dir, next));
-        }
-        match (dir.path.is_empty(), above.pop()) {
-            (false, Some(parent)) => {
-                let name = crate::sys::obj::split(&dir.path).1.to_vec();
-                let outcome = self.resolve(&parent, &name);
-                Ok(Walk::Done {
-                    dir: parent,
-                    name,
-                    outcome,
-                })
-            }
-            _ => self.root_object().map(Walk::Root),
-        }
-    }
-
-    /// The path with the symlinks in its directories followed, and for `follow_last` a symlink at
-    /// its end; without a leading slash. What does not exist is taken by its word.
-    ///
-    /// # Errors
-    /// `ELOOP`, `ENOTDIR`, and what the layers answer.
-    pub fn canonical(&self, path: &[u8], follow_last: bool) -> Res<Vec<u8>> {
-        Ok(match self.walk(path, follow_last)? {
-            Walk::Done { dir, name, outcome } => {
-                outcome?;
-                join(&dir.path, &name)
-            }
-            Walk::Root(_) => Vec::new(),
-        })
-    }
-
     /// Why a path is what it is. Where a store is missing, that is what is explained, of the first
     /// name on the way that needs it.
     ///
@@ -230,7 +130,7 @@ impl View {
                 Some(here.attr.number),
                 self.origin_words(here),
             ),
-            Ok(Outcome::Absent { whiteout: true }) => {
+            Ok(Outcome::Absent { whiteout: true, .. }) => {
                 ("nothing".into(), None, "deleted in the upper".into())
             }
             Ok(Outcome::Absent { .. }) => ("nothing".into(), None, "no layer has it".into()),
@@ -248,8 +148,8 @@ impl View {
             asked: lossy(path),
             path: shown(&at),
             option: option_word(zone).into(),
-            zone: shown(&zone.path),
-            rule: zone.rule,
+            zone: shown(&self.rules.path(zone)),
+            rule: zone.rule(),
             guarded: self.rules.guarded(pos),
             layers,
             shows,
@@ -268,7 +168,8 @@ impl View {
             Ok(Found::Absent) => "nothing".into(),
             Ok(Found::Whiteout) => "whiteout".into(),
             Ok(Found::Object(object)) => {
-                let opaque = object.stat.is_dir() && layer.opaque(&object).unwrap_or(false);
+                let opaque = object.stat.is_dir()
+                    && layer.opaque(&object.fd, object.covered).unwrap_or(false);
                 let word = kind_word(object.stat.kind());
                 if opaque {
                     format!("opaque {word}")
@@ -327,9 +228,15 @@ impl View {
     pub(super) fn render_log(&self) -> String {
         use std::fmt::Write;
         let mut log = String::new();
-        for zone in self.rules.zones().iter().filter(|zone| zone.rule.is_some()) {
-            let path = shown(&zone.path);
-            let line = match self.explain(&zone.path) {
+        for zone in self
+            .rules
+            .zones()
+            .iter()
+            .filter(|zone| zone.rule().is_some())
+        {
+            let at = self.rules.path(zone);
+            let path = shown(&at);
+            let line = match self.explain(&at) {
                 Ok(why) => {
                     let to = why
                         .writes_to
@@ -362,13 +269,4 @@ fn option_word(zone: &Zone) -> &'static str {
         ZoneKind::Chain(_) => "link chain",
         ZoneKind::Text(_) | ZoneKind::Virtual => "only in the view",
     }
-}
-
-/// The names of a path, last first, "." and empty ones left out.
-fn split_names(path: &[u8]) -> Vec<Vec<u8>> {
-    path.split(|b| *b == b'/')
-        .filter(|name| !name.is_empty() && *name != b".")
-        .map(<[u8]>::to_vec)
-        .rev()
-        .collect()
 }

@@ -2,7 +2,7 @@
 
 use rustix::fs::{FallocateFlags, SeekFrom};
 
-use super::View;
+use super::{OpenHow, View};
 use crate::sys::{Errno, Res, copy, obj};
 
 impl View {
@@ -69,12 +69,24 @@ impl View {
         }
     }
 
+    /// Has close(2) nothing to report of a file that is opened so? Then the kernel need not ask.
+    pub fn closes_quietly(&self, number: u64, how: OpenHow) -> bool {
+        if !how.writes() {
+            return true;
+        }
+        let upper = self.inode(number).and_then(|inode| {
+            let pos = inode.data.state.read().pos;
+            self.layers[self.writable(pos)? as usize].caps()
+        });
+        upper.is_ok_and(|caps| caps.closes_quietly)
+    }
+
     /// At close(2): what a store reports late (NFS: quota, space) is reported here.
     ///
     /// # Errors
     /// close(2)'s, of a duplicate of the descriptor.
     pub fn flush(&self, handle: u64) -> Res<()> {
-        let Some(open) = self.files.get(handle).filter(|open| open.writes()) else {
+        let Some(open) = self.held.files.get(handle).filter(|open| open.writes()) else {
             return Ok(());
         };
         let Some(file) = open.current() else {

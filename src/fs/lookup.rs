@@ -4,37 +4,56 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::node::Orphan;
-use super::resolve::{Here, Outcome};
-use super::{Attr, Entry, Inode, Node, View};
+use super::resolve::{Here, Outcome, Trust};
+use super::{Answer, Entry, Inode, Node, View};
 use crate::inode::id;
 use crate::inode::table::Naming;
 use crate::sys::{Errno, Res};
 
+/// So many numbers may be tried for a path.
+pub(super) const MAX_SALT: u32 = 8;
+
 impl View {
+    /// A name in a directory that is there; as [`View::answer`].
+    ///
+    /// # Errors
+    /// `ENOENT`, and what [`View::answer`] has.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Res<Entry> {
+        match self.answer(parent, name)? {
+            Answer::Entry(entry) => Ok(entry),
+            Answer::Absent(_) => Err(Errno::NOENT),
+        }
+    }
+
     /// A name in a directory; the reply counts as a lookup.
     ///
     /// "." and ".." are how the kernel asks for a number that it got out of a file handle
     /// (fs/fuse/inode.c, fuse_get_dentry and fuse_get_parent).
     ///
     /// # Errors
-    /// `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`; `ESTALE` for a number that is not known.
-    pub fn lookup(&self, parent: u64, name: &[u8]) -> Res<Entry> {
+    /// `ENOTDIR`, `ENAMETOOLONG`; `ESTALE` for a number that is not known.
+    pub fn answer(&self, parent: u64, name: &[u8]) -> Res<Answer> {
         let dir_inode = self.inode(parent)?;
         match name {
-            b"." => return self.again(&dir_inode),
+            b"." => return self.again(&dir_inode).map(Answer::Entry),
             b".." => {
                 let links = dir_inode.links();
                 let up = links.first().map_or(&dir_inode, |link| &link.parent);
-                return self.again(up);
+                return self.again(up).map(Answer::Entry);
             }
             _ => {}
         }
+        let generation = self.generation();
         let dir = self.dir(&dir_inode)?;
         match self.resolve(&dir, name)? {
-            Outcome::Here(here) => Ok(Entry {
-                attr: self.enter(&dir_inode, name, *here)?.0,
-            }),
-            Outcome::Absent { .. } => Err(Errno::NOENT),
+            Outcome::Here(here) => Ok(Answer::Entry(self.enter(&dir_inode, name, *here)?.0)),
+            Outcome::Absent { lasting, .. } => {
+                let trust = Trust {
+                    lasting,
+                    generation,
+                };
+                Ok(Answer::Absent(self.lifetime(trust)))
+            }
         }
     }
 
@@ -42,13 +61,11 @@ impl View {
     fn again(&self, inode: &Arc<Inode>) -> Res<Entry> {
         let here = self.object(inode)?;
         if inode.number == id::ROOT {
-            return Ok(Entry { attr: here.attr });
+            return Ok(self.entry_of(&here));
         }
         let links = inode.links();
         let link = links.first().ok_or(Errno::STALE)?;
-        Ok(Entry {
-            attr: self.enter(&link.parent, &link.name, *here)?.0,
-        })
+        Ok(self.enter(&link.parent, &link.name, *here)?.0)
     }
 
     /// Counts a lookup of what was found, before the reply is sent.
@@ -57,7 +74,7 @@ impl View {
         parent: &Arc<Inode>,
         name: &[u8],
         here: Here,
-    ) -> Res<(Attr, Arc<Inode>)> {
+    ) -> Res<(Entry, Arc<Inode>)> {
         let shared =
             here.upper.is_some() && here.kind() != libc::S_IFDIR && here.attr.stat.nlink > 1;
         let naming = if shared {
@@ -65,12 +82,13 @@ impl View {
         } else {
             Naming::Sole
         };
-        if let Some(known) = self.inodes.get(here.attr.number) {
+        if let Some(known) = self.held.inodes.get(here.attr.number) {
             self.displace(&known, &here);
         }
         let mut attr = here.attr;
-        for salt in 0..8 {
+        for salt in 0..MAX_SALT {
             if salt > 0 {
+                self.held.salted.store(true, Ordering::Relaxed);
                 attr.number = id::of_path(&here.path, salt);
             }
             let clashes = |known: &Inode| {
@@ -81,14 +99,19 @@ impl View {
                         None => known.data.opens.load(Ordering::Relaxed) > 0,
                     }
             };
-            let make = || Node::new(here.pos, here.kind(), here.source.clone());
+            let make = || Node::new(here.pos, here.kind(), here.source.clone(), self.plan);
             match self
+                .held
                 .inodes
                 .remember(attr.number, (parent, name), naming, make, clashes)
             {
                 Ok(inode) => {
                     self.refresh(&inode, &here);
-                    return Ok((attr, inode));
+                    if here.kind() == libc::S_IFDIR && !id::is_of_path(attr.number) {
+                        self.held.own_dirs.lock().insert(attr.number);
+                    }
+                    let lifetime = self.lifetime(here.trust);
+                    return Ok((Entry { attr, lifetime }, inode));
                 }
                 Err(_) => tracing::warn!(
                     view = self.name, path = %String::from_utf8_lossy(&here.path),
@@ -97,6 +120,14 @@ impl View {
             }
         }
         Err(Errno::IO)
+    }
+
+    /// What was found, as the kernel is told of it.
+    pub(super) fn entry_of(&self, here: &Here) -> Entry {
+        Entry {
+            attr: here.attr,
+            lifetime: self.lifetime(here.trust),
+        }
     }
 
     /// A file that is open goes on as it is when another takes its place in a lower layer (a
@@ -109,20 +140,31 @@ impl View {
         if !open || before.is_none() || here.backing().is_none() || before == here.backing() {
             return;
         }
-        let file = self.files.all().into_iter().find(|file| file.is_of(known));
+        let file = self
+            .held
+            .files
+            .all()
+            .into_iter()
+            .find(|file| file.is_of(known));
         let copy = file
             .and_then(|file| file.current())
             .and_then(|fd| fd.try_clone().ok());
-        known.data.state.write().orphan = copy.map(|fd| Arc::new(Orphan { fd, upper: None }));
+        let path = known.path().unwrap_or_default().into();
+        let orphan = copy.map(|fd| Orphan {
+            fd,
+            upper: None,
+            path,
+        });
+        known.data.state.write().orphan = orphan.map(Arc::new);
         for link in known.links() {
-            self.inodes.unlink(known, &link.parent, &link.name);
+            self.held.inodes.unlink(known, &link.parent, &link.name);
         }
     }
 
     /// The kernel forgets lookups.
     pub fn forget(&self, number: u64, count: u64) {
-        self.inodes.forget(number, count);
-        if self.inodes.shrink() {
+        self.held.inodes.forget(number, count);
+        if self.held.inodes.shrink() {
             crate::sys::memory::give_back();
         }
     }

@@ -13,7 +13,10 @@ mod create;
 mod dir;
 pub mod explain;
 mod io;
+mod live;
+mod look;
 mod lookup;
+mod near;
 mod node;
 mod open;
 mod remove;
@@ -23,20 +26,27 @@ mod room;
 mod seed;
 mod texts;
 mod upper;
+mod walk;
 mod xattr;
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use crate::sys::creds::Caller;
 pub use attr::Changes;
-pub use dir::{DirEntry, Directory};
+pub use dir::DirEntry;
+pub use live::{Drop, Event, Notice};
 pub use node::{Node, Source, Src};
 pub use open::{OpenFile, OpenHow};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use resolve::Trust;
 
+use crate::cache::Cache;
 use crate::inode::{self, Handles, id};
 use crate::layer::Layer;
 use crate::rules::{RuleTree, UpperKind};
@@ -60,7 +70,21 @@ pub struct Attr {
 pub struct Entry {
     /// The object.
     pub attr: Attr,
+    /// For how long the kernel may believe it.
+    pub lifetime: Duration,
 }
+
+/// What a name is to the kernel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Answer {
+    /// An object; counts as a lookup.
+    Entry(Entry),
+    /// Nothing, for so long.
+    Absent(Duration),
+}
+
+/// For as long as nobody says otherwise. (The kernel counts in jiffies of 64 bits.)
+pub const FOREVER: Duration = Duration::from_secs(1 << 30);
 
 /// The layers of a view by their part in it.
 #[derive(Debug, Default)]
@@ -90,8 +114,11 @@ pub enum TreeMode {
 /// How a view behaves, beside its rules.
 #[derive(Clone, Debug)]
 pub struct ViewOptions {
-    /// For how long what was found in the layers is believed, here and in the kernel.
+    /// For how long what was found is believed, here and in the kernel, in a layer whose changes
+    /// are not told of.
     pub lifetime: Duration,
+    /// What is told of is believed until then. Otherwise all is believed for `lifetime`.
+    pub watched: bool,
     /// How litetree directories combine.
     pub trees: TreeMode,
     /// Copy persistent paths whole before the first use, and look at nothing below afterwards.
@@ -110,28 +137,86 @@ pub struct ViewSpec {
     /// Indices into `layers`.
     pub roles: Roles,
     /// `/.statelite/litefile` and `/.statelite/litetree`.
-    pub texts: (String, String),
+    pub texts: (Arc<str>, Arc<str>),
     /// Behaviour.
     pub options: ViewOptions,
+    /// What lower layers were found to have.
+    pub cache: Arc<Cache>,
 }
 
-/// A view goes by what [`View::replace`] was given.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Replaced;
+/// What the kernel holds of a view: it outlives a change of the rules.
+#[derive(Debug)]
+struct Held {
+    inodes: inode::Table<Node>,
+    files: Handles<OpenFile>,
+    removed: Mutex<Vec<Weak<Inode>>>,
+    streams: Mutex<dir::Streams>,
+    /// Some path's number is not its first choice.
+    salted: AtomicBool,
+    /// The numbers of directories that have one of their own.
+    own_dirs: Mutex<HashSet<u64>>,
+}
 
-/// One node's root.
+/// One node's root, by one set of rules and layers (a plan). When those change, another view takes
+/// its place over the same inodes and open files ([`View::successor`]): what an inode keeps of
+/// rules and layers is good only in the plan that it is from.
 #[derive(Debug)]
 pub struct View {
     name: String,
+    plan: u64,
+    /// Rises when directories are to be looked at again.
+    generation: AtomicU64,
     rules: RuleTree,
     layers: Vec<Arc<Layer>>,
     roles: Roles,
     options: ViewOptions,
     texts: texts::Texts,
-    inodes: inode::Table<Node>,
-    files: Handles<OpenFile>,
-    dirs: Handles<Directory>,
-    removed: Mutex<Vec<Weak<Inode>>>,
+    cache: Arc<Cache>,
+    /// Where lower layers are shown besides their own paths.
+    prefixes: Vec<Box<[u8]>>,
+    held: Arc<Held>,
+}
+
+/// A node's root as it is mounted: its view now, and the ones that come after.
+#[derive(Debug)]
+pub struct Root {
+    view: ArcSwap<View>,
+}
+
+impl Root {
+    /// With its first view.
+    pub fn new(view: View) -> Root {
+        Root {
+            view: ArcSwap::from_pointee(view),
+        }
+    }
+
+    /// The view that serves now.
+    pub fn view(&self) -> arc_swap::Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    /// The view that serves now, to be kept.
+    pub fn view_arc(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Other rules and layers, from the next request on. What is open goes on. The kernel is to be
+    /// told that nothing is as it was.
+    ///
+    /// # Errors
+    /// As [`View::new`]; nothing has changed then.
+    pub fn replace(&self, spec: ViewSpec) -> Res<()> {
+        let next = self.view().successor(spec)?;
+        self.view.store(Arc::new(next));
+        Ok(())
+    }
+}
+
+/// No two plans, and no two generations of any, have the same number.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl View {
@@ -145,18 +230,41 @@ impl View {
             spec.rules.root(),
             libc::S_IFDIR,
             Source::Dir(Default::default()),
+            0,
         );
+        let held = Held {
+            inodes: inode::Table::new(root),
+            files: Handles::default(),
+            removed: Mutex::default(),
+            streams: Mutex::default(),
+            salted: AtomicBool::new(false),
+            own_dirs: Mutex::default(),
+        };
+        View::over(spec, Arc::new(held))
+    }
+
+    /// The view that takes this one's place: other rules and layers over the same inodes and open
+    /// files.
+    ///
+    /// # Errors
+    /// As [`View::new`]; this view then stays.
+    pub fn successor(&self, spec: ViewSpec) -> Res<View> {
+        View::over(spec, self.held.clone())
+    }
+
+    fn over(spec: ViewSpec, held: Arc<Held>) -> Res<View> {
         let view = View {
             name: spec.name,
+            plan: next_number(),
+            generation: AtomicU64::new(next_number()),
+            prefixes: spec.rules.prefixes(),
             rules: spec.rules,
             layers: spec.layers,
             roles: spec.roles,
             options: spec.options,
             texts: texts::Texts::new(spec.texts),
-            inodes: inode::Table::new(root),
-            files: Handles::default(),
-            dirs: Handles::default(),
-            removed: Mutex::default(),
+            cache: spec.cache,
+            held,
         };
         view.root_object()?;
         for layer in view.layers.iter().filter(|layer| layer.is_upper()) {
@@ -182,23 +290,36 @@ impl View {
     }
 
     /// For how long the kernel may believe a reply.
-    pub fn lifetime(&self) -> Duration {
-        self.options.lifetime
+    fn lifetime(&self, trust: Trust) -> Duration {
+        match trust.lasting {
+            true => FOREVER,
+            false => self.options.lifetime,
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Is this view told of every change in its layers, so that the kernel may keep what it gets?
+    pub fn is_watched(&self) -> bool {
+        let told = |layer: &Arc<Layer>| layer.is_upper() || layer.is_watched();
+        self.options.watched && self.layers.iter().all(told)
+    }
+
+    /// Every layer, in no order that means anything.
+    pub fn layers(&self) -> &[Arc<Layer>] {
+        &self.layers
     }
 
     /// How many inodes the kernel holds.
     pub fn inode_count(&self) -> usize {
-        self.inodes.len()
+        self.held.inodes.len()
     }
 
-    /// How many files and directories are open in it.
+    /// How many files are open in it.
     pub fn open_count(&self) -> usize {
-        self.files.len() + self.dirs.len()
-    }
-
-    /// Its layers, the image first.
-    pub fn layers(&self) -> Vec<Arc<Layer>> {
-        self.layers.clone()
+        self.held.files.len()
     }
 
     /// The upper of a kind, where it has one.
@@ -207,19 +328,8 @@ impl View {
             .map(|at| self.layers[at as usize].clone())
     }
 
-    /// Gives a mounted view other rules, layers and options in one step: who has a file open goes
-    /// on with it, all others see what the new ones say.
-    ///
-    /// # Errors
-    /// `EOPNOTSUPP` where that can't be done to a view that is mounted: it is to be unmounted and
-    /// mounted again. Whatever else fails leaves the view as it was.
-    pub fn replace(&self, _spec: ViewSpec) -> Res<Replaced> {
-        // The seam: everything above already asks here first.
-        Err(Errno::OPNOTSUPP)
-    }
-
     fn inode(&self, number: u64) -> Res<Arc<Inode>> {
-        self.inodes.get(number).ok_or(Errno::STALE)
+        self.held.inodes.get(number).ok_or(Errno::STALE)
     }
 
     fn layer(&self, src: Src) -> &Layer {
@@ -234,6 +344,14 @@ impl View {
         }
     }
 
+    fn kind_of(&self, upper: u8) -> UpperKind {
+        match Some(upper) {
+            at if at == self.roles.tmpfs => UpperKind::Tmpfs,
+            at if at == self.roles.persistent => UpperKind::Persistent,
+            _ => UpperKind::Localdisk,
+        }
+    }
+
     /// The number of an object of an upper: the one it had before it was copied up, or its own.
     fn upper_number(&self, layer: u8, fd: &OwnedFd, stat: &Stat) -> Res<u64> {
         let stored = self.layers[layer as usize].stored_number(fd, stat)?;
@@ -243,10 +361,10 @@ impl View {
     /// The number of what a node made in an upper. By the kind of upper, not by the layer's index:
     /// that changes with the number of litetrees.
     fn own_number(&self, layer: u8, stat: &Stat) -> u64 {
-        let kind = match Some(layer) {
-            at if at == self.roles.tmpfs => 0,
-            at if at == self.roles.persistent => 1,
-            _ => 2,
+        let kind = match self.kind_of(layer) {
+            UpperKind::Tmpfs => 0,
+            UpperKind::Persistent => 1,
+            UpperKind::Localdisk => 2,
         };
         id::of_upper(kind, stat.ino, stat.btime)
     }
@@ -257,7 +375,7 @@ pub(crate) mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::fleet::{PlainSpec, plain_view};
+    use crate::fleet::{PlainSpec, Shared, plain_view};
     use crate::layer::FormChoice;
 
     pub(crate) const ROOT: u64 = id::ROOT;
@@ -268,13 +386,16 @@ pub(crate) mod tests {
             std::fs::create_dir(dir.join(name)).unwrap();
         }
         fill(&dir.join("lower"));
-        plain_view(&PlainSpec {
-            lower: vec![dir.join("lower")],
-            upper: dir.join("upper"),
-            work: dir.join("work"),
-            lifetime: Duration::from_secs(1),
-            form: FormChoice::Auto,
-        })
+        plain_view(
+            &PlainSpec {
+                lower: vec![dir.join("lower")],
+                upper: dir.join("upper"),
+                work: dir.join("work"),
+                lifetime: Duration::from_secs(1),
+                form: FormChoice::Auto,
+            },
+            &Shared::for_a_look(),
+        )
         .unwrap()
     }
 
@@ -302,7 +423,7 @@ pub(crate) mod tests {
         let new = view.lookup(ROOT, b"f").unwrap().attr.number;
         assert_ne!(old, new, "one number is one page cache");
         assert_eq!(read(&view, old, handle), b"old");
-        assert_eq!(view.getattr(old, None).unwrap().stat.nlink, 0);
+        assert_eq!(view.getattr(old, None).unwrap().attr.stat.nlink, 0);
         let second = view
             .open(new, OpenHow::from_raw(libc::O_RDONLY), ME)
             .unwrap();

@@ -2,13 +2,13 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
-use crate::rules::{Pos, Text};
+use crate::rules::{Pos, Text, UpperKind};
 
 /// A layer that has an object.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,8 +48,10 @@ pub struct State {
     pub kind: u32,
     /// Where the contents come from.
     pub source: Source,
+    /// The plan of the view ([`super::View`]) in whose terms `pos` and `source` are.
+    pub plan: u64,
     /// When the layers were last looked at; `None` where that failed.
-    pub checked: Option<Instant>,
+    pub checked: Option<Checked>,
     /// The backing file (device and inode) of a file of a lower layer.
     pub backing: Option<(u64, u64)>,
     /// What is left when the last name is gone, `O_PATH`.
@@ -58,13 +60,26 @@ pub struct State {
     pub epoch: u32,
 }
 
+/// When and how the layers were looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Checked {
+    /// When.
+    pub at: Instant,
+    /// The view's generation then: directories of another one are looked at again.
+    pub generation: u64,
+    /// Whatever changes it would be told of: it is good in its generation.
+    pub lasting: bool,
+}
+
 /// An object without a name.
 #[derive(Debug)]
 pub struct Orphan {
     /// Still reaches it.
     pub fd: OwnedFd,
     /// It lies in this upper, and may be changed.
-    pub upper: Option<u8>,
+    pub upper: Option<UpperKind>,
+    /// The path that it had last.
+    pub path: Box<[u8]>,
 }
 
 /// An inode's payload.
@@ -76,23 +91,27 @@ pub struct Node {
     pub copying: Mutex<()>,
     /// How many handles have it open.
     pub opens: AtomicU32,
+    /// The upper's own number of the object's copy, once it is known to be that; else 0.
+    pub copied: AtomicU64,
 }
 
 impl Node {
     /// A node as it was just found.
-    pub fn new(pos: Pos, kind: u32, source: Source) -> Node {
+    pub fn new(pos: Pos, kind: u32, source: Source, plan: u64) -> Node {
         Node {
             state: RwLock::new(State {
                 pos,
                 kind,
                 source,
-                checked: Some(Instant::now()),
+                plan,
+                checked: None,
                 backing: None,
                 orphan: None,
                 epoch: 0,
             }),
             copying: Mutex::new(()),
             opens: AtomicU32::new(0),
+            copied: AtomicU64::new(0),
         }
     }
 

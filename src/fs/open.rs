@@ -122,7 +122,7 @@ impl View {
         if how.writes() {
             rustix::fs::ftruncate(file, 0)?;
         } else {
-            let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+            let fd = self.reach(here)?.ok_or(Errno::IO)?;
             rustix::fs::ftruncate(obj::reopen(fd, OFlags::WRONLY)?, 0)?;
         }
         if caller.uid != 0 {
@@ -136,7 +136,7 @@ impl View {
         if here.kind() != libc::S_IFREG {
             return Err(Errno::STALE);
         }
-        obj::reopen(here.fd.as_ref().ok_or(Errno::IO)?, how.backing())
+        obj::reopen(self.reach(here)?.ok_or(Errno::IO)?, how.backing())
     }
 
     fn open_to_read(&self, here: &Here, how: OpenHow) -> Res<OwnedFd> {
@@ -144,8 +144,8 @@ impl View {
         if here.kind() != libc::S_IFREG {
             return Err(Errno::STALE);
         }
-        if let (Some(_), Some(fd)) = (here.upper, &here.fd) {
-            return obj::reopen(fd, how.backing());
+        if here.upper.is_some() {
+            return self.open_upper(here, how);
         }
         if let Source::Con(_) | Source::Empty = here.source {
             let whole = rustix::fs::memfd_create(c"con", rustix::fs::MemfdFlags::CLOEXEC)?;
@@ -162,7 +162,7 @@ impl View {
     /// The descriptor that serves a request: the handle's, brought up to date after a copy-up; for
     /// a handle that is not known, one opened for this request.
     pub(super) fn file(&self, number: u64, handle: u64, write: bool) -> Res<Arc<OwnedFd>> {
-        let Some(open) = self.files.get(handle) else {
+        let Some(open) = self.held.files.get(handle) else {
             let inode = self.inode(number)?;
             if write {
                 let here = self.copy_up(&inode, Data::Whole)?;
@@ -197,9 +197,9 @@ impl View {
     /// Gives an open file a number. Each costs this process a descriptor: where they come near
     /// the limit, files that are not in use right now are let go of.
     pub(super) fn keep_open(&self, file: OpenFile) -> u64 {
-        let number = self.files.insert(file);
-        if number.is_multiple_of(256) && self.files.len() > most_open() {
-            for file in self.files.all() {
+        let number = self.held.files.insert(file);
+        if number.is_multiple_of(256) && self.held.files.len() > most_open() {
+            for file in self.held.files.all() {
                 file.let_go();
             }
         }
@@ -208,7 +208,7 @@ impl View {
 
     /// Lets go of a handle.
     pub fn release(&self, handle: u64) {
-        self.files.remove(handle);
+        self.held.files.remove(handle);
     }
 }
 
@@ -241,7 +241,7 @@ mod tests {
             .open(file, OpenHow::from_raw(libc::O_RDWR), ME)
             .unwrap();
         for round in 0..3 {
-            for open in view.files.all() {
+            for open in view.held.files.all() {
                 open.let_go();
                 assert!(open.current().is_none());
             }

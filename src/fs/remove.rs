@@ -1,5 +1,6 @@
 //! UNLINK, RMDIR: what only the upper has goes; what a lower layer has gets a whiteout.
 
+use super::lookup::MAX_SALT;
 use super::resolve::{Dir, Here, Outcome};
 use super::{Inode, View};
 use crate::inode::id;
@@ -25,6 +26,9 @@ impl View {
 
     fn remove(&self, parent: u64, name: &[u8], directory: bool) -> Res<()> {
         let parent = self.inode(parent)?;
+        if let Some(()) = self.near_remove(&parent, name, directory) {
+            return Ok(());
+        }
         let dir = self.dir(&parent)?;
         let mut here = self.present(&dir, name)?;
         // Whoever copies it up now ends before the name goes, or finds it gone.
@@ -54,6 +58,9 @@ impl View {
         } else {
             layer.take_away(&at, name, &here.attr.stat)?;
         }
+        if directory {
+            self.dir_gone(&here.path, here.pos, upper);
+        }
         self.number_gone(&here, upper);
         self.name_gone(&mut here, &parent, name);
         Ok(())
@@ -70,9 +77,7 @@ impl View {
     /// Has it been copied up since it was looked at?
     pub(super) fn was_copied(&self, inode: &Inode, here: &Here) -> bool {
         let state = inode.data.state.read();
-        let upper =
-            matches!(state.source, super::Source::One(src) if self.layer_is_upper(src.layer));
-        upper && here.upper.is_none()
+        self.was_in_upper(&state) && here.upper.is_none()
     }
 
     /// Is this name's object being copied up right now?
@@ -145,11 +150,11 @@ impl View {
     pub(super) fn known(&self, here: &Here) -> Option<std::sync::Arc<Inode>> {
         let number = here.attr.number;
         if here.upper.is_some() || !id::is_of_path(number) {
-            return self.inodes.get(number);
+            return self.held.inodes.get(number);
         }
-        let salted = (0..8).map(|salt| id::of_path(&here.path, salt));
+        let salted = (0..MAX_SALT).map(|salt| id::of_path(&here.path, salt));
         salted
-            .filter_map(|number| self.inodes.get(number))
+            .filter_map(|number| self.held.inodes.get(number))
             .find(|inode| inode.path().as_deref() == Some(&*here.path))
     }
 }

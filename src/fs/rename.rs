@@ -6,6 +6,7 @@
 //! (RENAME_WHITEOUT) where the store can.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
@@ -19,7 +20,7 @@ use crate::sys::{Errno, Res};
 
 /// One end of a rename.
 struct End<'a> {
-    dir: OwnedFd,
+    dir: Arc<OwnedFd>,
     name: &'a [u8],
     /// Something would show here if the upper had nothing.
     below: bool,
@@ -105,26 +106,23 @@ impl View {
             name: new_name,
             below: self.has_below(&to_dir, to_pos, new_name, upper)?,
         };
-        match (exchange, &to) {
-            (true, Some(to)) => {
-                self.hide_below(layer, &from, target.below)?;
-                self.hide_below(layer, to, source.below)?;
-                store::rename(
-                    &source.dir,
-                    name,
-                    &target.dir,
-                    new_name,
-                    RenameFlags::EXCHANGE,
-                )?;
+        let done = match (exchange, &to) {
+            (true, Some(to)) => self.exchange(layer, (&from, &source), (to, &target)),
+            _ => self.move_over(layer, &from, to.as_ref(), &source, &target),
+        };
+        for end in std::iter::once(&from).chain(&to) {
+            if end.attr.stat.is_dir() {
+                self.dir_gone(&end.path, end.pos, upper);
             }
-            _ => self.move_over(layer, &from, to.as_ref(), &source, &target)?,
         }
+        done?;
 
         let moved = self.known(&from);
         let replaced = to.as_ref().and_then(|to| self.known(to));
         if exchange {
             if let Some(inode) = &replaced {
-                self.inodes
+                self.held
+                    .inodes
                     .rename(inode, (&to_parent, new_name), (&from_parent, name));
             }
         } else if let Some(mut to) = to {
@@ -132,7 +130,8 @@ impl View {
             self.name_gone(&mut to, &to_parent, new_name);
         }
         if let Some(inode) = &moved {
-            self.inodes
+            self.held
+                .inodes
                 .rename(inode, (&from_parent, name), (&to_parent, new_name));
         }
         Ok(())
@@ -168,10 +167,22 @@ impl View {
 
     /// A directory that is about to stand over something must hide it.
     fn hide_below(&self, layer: &Layer, moved: &Here, below: bool) -> Res<()> {
-        match &moved.fd {
-            Some(fd) if below && moved.attr.stat.is_dir() => layer.mark_opaque(fd),
-            _ => Ok(()),
+        if !below || !moved.attr.stat.is_dir() {
+            return Ok(());
         }
+        layer.mark_opaque(self.reach(moved)?.ok_or(Errno::IO)?)
+    }
+
+    fn exchange(
+        &self,
+        layer: &Layer,
+        (from, source): (&Here, &End<'_>),
+        (to, target): (&Here, &End<'_>),
+    ) -> Res<()> {
+        self.hide_below(layer, from, target.below)?;
+        self.hide_below(layer, to, source.below)?;
+        let flags = RenameFlags::EXCHANGE;
+        store::rename(&source.dir, source.name, &target.dir, target.name, flags)
     }
 
     fn move_over(

@@ -1,19 +1,26 @@
 //! Which layers have a name, and which one wins (SEMANTICS section 2). Everything that looks at
 //! layers by name comes through here.
 
+use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::fs::OFlags;
 
-use super::node::Srcs;
+use super::look::{Look, Seen, is_mirror};
+use super::lookup::MAX_SALT;
+use super::node::{Checked, Srcs, State};
 use super::{Attr, Inode, Source, Src, TreeMode, View};
 use crate::inode::id;
-use crate::layer::{Found, Object, machinery};
-use crate::rules::{Pos, Zone, ZoneKind};
+use crate::layer::machinery;
+use crate::rules::{Pos, Text, Zone, ZoneKind};
 use crate::sys::obj::{self, Stat};
 use crate::sys::{Errno, Res};
 use crate::tables::LiteOption;
+
+/// The longest name (include/uapi/linux/limits.h).
+pub(super) const NAME_MAX: usize = 255;
 
 /// A directory as the place to look names up in.
 #[derive(Clone, Debug)]
@@ -31,10 +38,23 @@ pub(super) struct Here {
     pub(super) source: Source,
     /// As the view shows it.
     pub(super) attr: Attr,
-    /// The object in the layer that wins, `O_PATH`; `None` where it is only in the view.
-    pub(super) fd: Option<OwnedFd>,
+    /// The object in the layer that wins, `O_PATH`, once it was needed ([`View::reach`]).
+    pub(super) fd: OnceCell<OwnedFd>,
     /// The upper that has it.
     pub(super) upper: Option<u8>,
+    /// A symlink's target, where it is known already.
+    pub(super) target: Option<Arc<[u8]>>,
+    /// For how long it may be believed.
+    pub(super) trust: Trust,
+}
+
+/// How well something is known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Trust {
+    /// Whatever changes it would be told of.
+    pub(super) lasting: bool,
+    /// The view's generation before anything was looked at.
+    pub(super) generation: u64,
 }
 
 impl Here {
@@ -47,6 +67,15 @@ impl Here {
         let lower = self.upper.is_none() && matches!(self.source, Source::One(_));
         let stat = &self.attr.stat;
         (lower && stat.kind() == libc::S_IFREG).then_some((stat.dev, stat.ino))
+    }
+
+    /// The layer that wins; `None` where it is only in the view, or put together.
+    pub(super) fn top(&self) -> Option<Src> {
+        match &self.source {
+            Source::Dir(srcs) => srcs.first().copied(),
+            Source::One(src) => Some(*src),
+            _ => None,
+        }
     }
 
     /// As a place to look names up in.
@@ -68,8 +97,9 @@ impl Here {
 /// What a name is.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Nothing; `whiteout` where the upper says so, and something may lie below.
-    Absent { whiteout: bool },
+    /// Nothing; `whiteout` where the upper says so, and something may lie below. `lasting`:
+    /// whatever changes that would be told of.
+    Absent { whiteout: bool, lasting: bool },
     /// An object.
     Here(Box<Here>),
 }
@@ -77,8 +107,8 @@ pub(super) enum Outcome {
 /// What the layers have, before the view adds what rules call for.
 enum Merged {
     Nothing { whiteout: bool },
-    Dir { srcs: Srcs, top: Object },
-    Other { src: Src, object: Object },
+    Dir { srcs: Srcs, top: Seen },
+    Other { src: Src, object: Seen },
 }
 
 pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
@@ -113,27 +143,13 @@ impl View {
         srcs
     }
 
-    /// A view path's path in one layer.
-    pub(super) fn layer_path(&self, zone: &Zone, path: &[u8], src: Src) -> Vec<u8> {
-        let path = zone.layer_path(path);
-        if src.default {
-            join(b".default", path)
-        } else {
-            path.to_vec()
-        }
-    }
-
-    fn is_image(&self, layer: u8) -> bool {
+    pub(super) fn is_image(&self, layer: u8) -> bool {
         self.roles.images.contains(&layer)
-    }
-
-    fn is_mirror(&self, zone: &Zone) -> bool {
-        matches!(zone.kind, ZoneKind::Mirror(_))
     }
 
     /// One name in a directory.
     pub(super) fn resolve(&self, dir: &Dir, name: &[u8]) -> Res<Outcome> {
-        if name.len() > 255 {
+        if name.len() > NAME_MAX {
             return Err(Errno::NAMETOOLONG);
         }
         let pos = self.rules.step(dir.pos, name);
@@ -169,30 +185,40 @@ impl View {
     fn resolve_in(&self, path: Vec<u8>, pos: Pos, candidates: Srcs) -> Res<Outcome> {
         let zone = self.rules.zone(pos.zone);
         let begins = self.rules.begins(pos);
+        let generation = self.generation();
         if begins {
             let virtual_only = match &zone.kind {
-                ZoneKind::Chain(target) => Some(Source::Link(target.clone())),
+                ZoneKind::Chain(_) => self.rules.target(zone).map(Source::Link),
                 ZoneKind::Text(text) => Some(Source::Text(*text)),
                 ZoneKind::Virtual => Some(Source::Dir(Srcs::new())),
                 _ => None,
             };
             if let Some(source) = virtual_only {
-                return self.only_in_view(path, pos, source);
+                // What the log says depends on more than is told of.
+                let trust = Trust {
+                    lasting: source != Source::Text(Text::Log),
+                    generation,
+                };
+                return self.only_in_view(path, pos, source, trust);
             }
             if zone.kind == ZoneKind::Lite(LiteOption::Con)
-                && let Some(here) = self.concatenated(&path, pos, zone, &candidates)?
+                && let Some(here) = self.concatenated(&path, pos, generation, &candidates)?
             {
                 return Ok(Outcome::Here(Box::new(here)));
             }
         }
         let must_be_dir = self.rules.leads_deeper(pos);
-        let mut merged = self.merge(zone, &path, &candidates, must_be_dir)?;
+        let (mut merged, lasting) = self.merge(zone, &path, &candidates, must_be_dir)?;
+        let trust = Trust {
+            lasting,
+            generation,
+        };
         if begins
             && self.options.trees == TreeMode::First
             && matches!(zone.kind, ZoneKind::Lite(_))
             && let Merged::Dir { srcs, .. } = &mut merged
         {
-            self.keep_first(zone, &path, srcs)?;
+            self.keep_first(pos, &path, srcs)?;
         }
         let from_upper = |src: Src| self.layer_is_upper(src.layer);
         match merged {
@@ -201,18 +227,18 @@ impl View {
                     && !from_upper(src)
                     && object.stat.kind() != libc::S_IFLNK =>
             {
-                self.only_in_view(path, pos, Source::Link(b"/proc/mounts"[..].into()))
+                self.only_in_view(path, pos, Source::Link(b"/proc/mounts"[..].into()), trust)
             }
             Merged::Nothing { whiteout: false } if self.rules.is_mtab(pos) => {
-                self.only_in_view(path, pos, Source::Link(b"/proc/mounts"[..].into()))
+                self.only_in_view(path, pos, Source::Link(b"/proc/mounts"[..].into()), trust)
             }
             Merged::Dir { srcs, top } => {
                 let src = srcs[0];
                 let several = srcs.len() > 1;
-                self.found(path, pos, src, top, Source::Dir(srcs), several)
+                self.found(path, pos, src, top, Source::Dir(srcs), several, trust)
             }
             Merged::Other { src, object } => {
-                self.found(path, pos, src, object, Source::One(src), false)
+                self.found(path, pos, src, object, Source::One(src), false, trust)
             }
             Merged::Nothing { .. } if self.rules.guarded(pos) => {
                 let dir = must_be_dir || !begins || zone.dir;
@@ -221,93 +247,71 @@ impl View {
                 } else {
                     Source::Empty
                 };
-                self.only_in_view(path, pos, source)
+                self.only_in_view(path, pos, source, trust)
             }
-            Merged::Nothing { whiteout } => Ok(Outcome::Absent { whiteout }),
+            Merged::Nothing { whiteout } => Ok(Outcome::Absent { whiteout, lasting }),
         }
     }
 
-    pub(super) fn layer_is_upper(&self, layer: u8) -> bool {
-        self.layers[layer as usize].is_upper()
-    }
-
-    fn merge(&self, zone: &Zone, path: &[u8], candidates: &Srcs, must_be_dir: bool) -> Res<Merged> {
+    /// What the candidates have, and whether whatever changes that would be told of.
+    fn merge(
+        &self,
+        zone: &Zone,
+        path: &[u8],
+        candidates: &Srcs,
+        must_be_dir: bool,
+    ) -> Res<(Merged, bool)> {
         let mut dirs = Srcs::new();
-        let mut top: Option<Object> = None;
+        let mut top: Option<Seen> = None;
         let mut whiteout = false;
+        let mut lasting = true;
         for (at, &candidate) in candidates.iter().enumerate() {
+            // Before the look: a layer that loses its watch in between counts as unwatched later.
+            lasting &= self.is_lasting(zone, candidate.layer);
             let (src, object) = match self.probe(zone, path, candidate)? {
-                (_, Found::Absent) => continue,
-                (src, Found::Whiteout) => {
+                (_, Look::Absent) => continue,
+                (src, Look::Whiteout) => {
                     whiteout = self.layer_is_upper(src.layer) && top.is_none();
                     break;
                 }
-                (src, Found::Object(object)) => (src, object),
+                (src, Look::Object(object)) => (src, object),
             };
             if object.stat.is_dir() {
                 let last = at + 1 == candidates.len();
-                let opaque = !last && !self.is_mirror(zone) && self.layer(src).opaque(&object)?;
+                let opaque = !last && !is_mirror(zone) && self.opaque(self.layer(src), &object)?;
                 dirs.push(src);
                 top.get_or_insert(object);
                 if opaque {
                     break;
                 }
             } else if top.is_none() && !must_be_dir {
-                return Ok(Merged::Other { src, object });
+                return Ok((Merged::Other { src, object }, lasting));
             } else {
                 // Anything but a directory hides what is below it.
                 break;
             }
         }
-        Ok(match top {
+        let merged = match top {
             Some(top) => Merged::Dir { srcs: dirs, top },
             None => Merged::Nothing { whiteout },
-        })
-    }
-
-    /// What one layer has, chains of liteimg read through, an optional layer's absence forgiven.
-    fn probe(&self, zone: &Zone, path: &[u8], src: Src) -> Res<(Src, Found)> {
-        let layer = self.layer(src);
-        let at = self.layer_path(zone, path, src);
-        let found = if self.is_mirror(zone) {
-            layer.probe_raw(&at)
-        } else {
-            layer.probe(&at)
         };
-        let object = match found {
-            Ok(Found::Object(object)) => object,
-            Ok(other) => return Ok((src, other)),
-            Err(Errno::NOENT) => return Ok((src, Found::Absent)),
-            Err(e) => return Err(e),
-        };
-        if self.is_image(src.layer)
-            && !src.default
-            && let Some(through) = layer.read_through(&at, &object)?
-        {
-            return Ok((
-                Src {
-                    default: true,
-                    ..src
-                },
-                Found::Object(through),
-            ));
-        }
-        Ok((src, Found::Object(object)))
+        Ok((merged, lasting))
     }
 
     /// `litetree_directories = "first"`: of the lower levels only the first that is not empty.
-    fn keep_first(&self, zone: &Zone, path: &[u8], srcs: &mut Srcs) -> Res<()> {
+    fn keep_first(&self, pos: Pos, path: &[u8], srcs: &mut Srcs) -> Res<()> {
+        let dir = Dir {
+            path: path.to_vec(),
+            pos,
+            srcs: Srcs::new(),
+        };
         let mut kept = Srcs::new();
         for src in srcs.iter().copied() {
             if self.layer_is_upper(src.layer) {
                 kept.push(src);
                 continue;
             }
-            let full = !self
-                .layer(src)
-                .list(&self.layer_path(zone, path, src))?
-                .is_empty();
-            if full {
+            if !self.list_layer(&dir, src)?.is_empty() {
                 kept.push(src);
                 break;
             }
@@ -319,22 +323,25 @@ impl View {
         Ok(())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the parts of one reply")]
     fn found(
         &self,
         path: Vec<u8>,
         pos: Pos,
         src: Src,
-        object: Object,
+        object: Seen,
         source: Source,
         merged: bool,
+        trust: Trust,
     ) -> Res<Outcome> {
         let mut stat = object.stat;
-        let mirror = self.is_mirror(self.rules.zone(pos.zone));
+        let mirror = is_mirror(self.rules.zone(pos.zone));
         let upper = (self.layer_is_upper(src.layer) && !mirror).then_some(src.layer);
-        let number = match upper {
+        let number = match (upper, &object.fd) {
             _ if path.is_empty() => id::ROOT,
-            Some(layer) => self.upper_number(layer, &object.fd, &stat)?,
-            None => id::of_path(&path, 0),
+            (Some(layer), Some(fd)) => self.upper_number(layer, fd, &stat)?,
+            (Some(_), None) => return Err(Errno::IO),
+            (None, _) => id::of_path(&path, 0),
         };
         if upper.is_some() && stat.rdev == machinery::STORED_NULL_DEVICE {
             stat.rdev = machinery::NULL_DEVICE;
@@ -349,12 +356,14 @@ impl View {
             pos,
             source,
             attr,
-            fd: Some(object.fd),
+            fd: object.fd.map_or_else(OnceCell::new, OnceCell::from),
             upper,
+            target: object.target,
+            trust,
         })))
     }
 
-    fn only_in_view(&self, path: Vec<u8>, pos: Pos, source: Source) -> Res<Outcome> {
+    fn only_in_view(&self, path: Vec<u8>, pos: Pos, source: Source, trust: Trust) -> Res<Outcome> {
         let (mode, size) = match &source {
             Source::Dir(_) => (libc::S_IFDIR | 0o755, 0),
             Source::Link(target) => (libc::S_IFLNK | 0o777, target.len()),
@@ -363,9 +372,10 @@ impl View {
         };
         // The image's own age: it is the same on every server and after a restart.
         let age = self.roles.images.first().map_or((0, 0), |&image| {
-            let root = self.layers[image as usize].root();
-            root.and_then(|fd| obj::stat(&*fd))
-                .map_or((0, 0), |stat| stat.mtime)
+            match self.look_at(&self.layers[image as usize], b"") {
+                Ok(Look::Object(root)) => root.stat.mtime,
+                _ => (0, 0),
+            }
         });
         let stat = Stat {
             mode,
@@ -390,18 +400,28 @@ impl View {
             pos,
             source,
             attr,
-            fd: None,
+            fd: OnceCell::new(),
             upper: None,
+            target: None,
+            trust,
         })))
     }
 
     /// A `con` file that no node has written: every litetree's, in order.
-    fn concatenated(&self, path: &[u8], pos: Pos, zone: &Zone, srcs: &Srcs) -> Res<Option<Here>> {
+    fn concatenated(
+        &self,
+        path: &[u8],
+        pos: Pos,
+        generation: u64,
+        srcs: &Srcs,
+    ) -> Res<Option<Here>> {
+        let zone = self.rules.zone(pos.zone);
         let mut parts = Srcs::new();
         let mut sum: Option<Stat> = None;
+        let mut lasting = true;
         for &src in srcs {
-            let (src, found) = self.probe(zone, path, src)?;
-            let Found::Object(object) = found else {
+            lasting &= self.is_lasting(zone, src.layer);
+            let (src, Look::Object(object)) = self.probe(zone, path, src)? else {
                 continue;
             };
             if self.layer_is_upper(src.layer) {
@@ -436,22 +456,55 @@ impl View {
             stat,
         };
         let source = Source::Con(parts);
+        let trust = Trust {
+            lasting,
+            generation,
+        };
         Ok(Some(Here {
             path: path.to_vec(),
             pos,
             source,
             attr,
-            fd: None,
+            fd: OnceCell::new(),
             upper: None,
+            target: None,
+            trust,
         }))
+    }
+
+    /// The object behind what was found, `O_PATH`; `None` where only the view has it.
+    ///
+    /// # Errors
+    /// `ESTALE` where another object has taken its place since.
+    pub(super) fn reach<'h>(&self, here: &'h Here) -> Res<Option<&'h OwnedFd>> {
+        if let Some(fd) = here.fd.get() {
+            return Ok(Some(fd));
+        }
+        let Some(src) = here.top() else {
+            return Ok(None);
+        };
+        let zone = self.rules.zone(here.pos.zone);
+        let at = self.layer_path(zone, &here.path, src);
+        let fd = self.layer(src).open(&at, OFlags::PATH)?;
+        let (now, found) = (obj::stat(&fd)?, &here.attr.stat);
+        if (now.dev, now.ino) != (found.dev, found.ino) {
+            return Err(Errno::STALE);
+        }
+        Ok(Some(here.fd.get_or_init(|| fd)))
+    }
+
+    /// Is what was found of an inode still good?
+    fn is_fresh(&self, state: &State) -> bool {
+        state.checked.is_some_and(|checked| {
+            checked.generation == self.generation()
+                && (checked.lasting || checked.at.elapsed() < self.options.lifetime)
+        })
     }
 
     /// An inode as a directory, its layers looked at again where that was long ago.
     pub(super) fn dir(&self, inode: &Inode) -> Res<Dir> {
         let state = inode.data.snapshot();
-        if state
-            .checked
-            .is_some_and(|at| at.elapsed() < self.options.lifetime)
+        if self.is_fresh(&state)
             && let Source::Dir(srcs) = state.source
             && (inode.number != id::ROOT || !srcs.is_empty())
         {
@@ -502,16 +555,33 @@ impl View {
                     stat.nlink = 0;
                 }
                 let fd = orphan.fd.try_clone().map_err(|_| Errno::MFILE)?;
+                let upper = orphan.upper.and_then(|kind| self.upper_of(kind));
+                if upper.is_none() && orphan.upper.is_some() {
+                    return Err(Errno::IO);
+                }
+                let source = match (upper, state.kind) {
+                    (_, libc::S_IFDIR) => Source::Dir(Srcs::new()),
+                    (Some(layer), _) => Source::One(Src {
+                        layer,
+                        default: false,
+                    }),
+                    (None, _) if state.plan == self.plan => state.source,
+                    // The layer that it was found in has another place now, or none. Nothing is
+                    // looked up by it: what is left is reached by its descriptor.
+                    (None, _) => Source::Empty,
+                };
                 Ok(Box::new(Here {
                     path: Vec::new(),
-                    pos: state.pos,
-                    source: state.source,
+                    pos: self.rules.walk(&orphan.path),
+                    source,
                     attr: Attr {
                         number: inode.number,
                         stat,
                     },
-                    fd: Some(fd),
-                    upper: orphan.upper,
+                    fd: OnceCell::from(fd),
+                    upper,
+                    target: None,
+                    trust: self.own_trust(),
                 }))
             }
             _ => Err(last),
@@ -523,15 +593,14 @@ impl View {
         here.attr.number == inode.number
             || (id::is_of_path(inode.number)
                 && id::is_of_path(here.attr.number)
-                && (1..8).any(|salt| id::of_path(&here.path, salt) == inode.number))
+                && (1..MAX_SALT).any(|salt| id::of_path(&here.path, salt) == inode.number))
     }
 
     /// Keeps what was just found.
     pub(super) fn refresh(&self, inode: &Inode, here: &Here) {
         let mut state = inode.data.state.write();
-        if state.source != here.source {
-            let was_upper =
-                matches!(state.source, Source::One(src) if self.layer_is_upper(src.layer));
+        if state.source != here.source || state.plan != self.plan {
+            let was_upper = self.was_in_upper(&state);
             if here.upper.is_some() && !was_upper && here.kind() != libc::S_IFDIR {
                 // Copied up: whoever has it open goes on with the copy. A change from one lower
                 // layer to another leaves open files as they are, like any replaced file.
@@ -541,8 +610,46 @@ impl View {
         }
         state.kind = here.kind();
         state.pos = here.pos;
+        state.plan = self.plan;
         state.backing = here.backing();
-        state.checked = Some(Instant::now());
+        state.checked = Some(Checked {
+            at: Instant::now(),
+            generation: here.trust.generation,
+            lasting: here.trust.lasting,
+        });
+    }
+
+    /// What the node itself just did is known until it does something else.
+    pub(super) fn own_trust(&self) -> Trust {
+        Trust {
+            lasting: self.options.watched,
+            generation: self.generation(),
+        }
+    }
+
+    /// Was this no directory, and in an upper, when it was last looked at?
+    pub(super) fn was_in_upper(&self, state: &State) -> bool {
+        // In another plan's terms: an upper's objects are those without a lower backing.
+        match state.source {
+            Source::One(src) if state.plan == self.plan => self.layer_is_upper(src.layer),
+            Source::One(_) => state.backing.is_none() && state.kind == libc::S_IFREG,
+            _ => false,
+        }
+    }
+
+    /// Where an inode stands in the rules.
+    pub(super) fn pos_of(&self, inode: &Inode) -> Pos {
+        let state = inode.data.state.read();
+        if state.plan == self.plan {
+            return state.pos;
+        }
+        let orphan = state.orphan.clone();
+        drop(state);
+        match (inode.path(), orphan) {
+            (Some(path), _) => self.rules.walk(&path),
+            (None, Some(orphan)) => self.rules.walk(&orphan.path),
+            (None, None) => self.rules.root(),
+        }
     }
 
     /// The descriptor that reads the contents of a regular file.
@@ -557,7 +664,7 @@ impl View {
         match &here.source {
             Source::One(_) if here.kind() != libc::S_IFREG => Err(Errno::STALE),
             Source::One(_) => {
-                let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+                let fd = self.reach(here)?.ok_or(Errno::IO)?;
                 let flags = if here.upper.is_some() {
                     OFlags::RDONLY
                 } else {

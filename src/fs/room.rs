@@ -13,7 +13,7 @@ use crate::sys::{Errno, Res};
 impl View {
     /// Remembers a regular file that lost its last name.
     pub(super) fn note_removed(&self, inode: &Arc<Inode>) {
-        let mut removed = self.removed.lock();
+        let mut removed = self.held.removed.lock();
         // What the kernel has forgotten meanwhile goes before the list grows.
         if removed.len() == removed.capacity() {
             removed.retain(|inode| inode.strong_count() > 0);
@@ -34,7 +34,7 @@ impl View {
 
     /// Lets go of removed files that nobody has open; false where there were none.
     fn let_go(&self) -> bool {
-        let removed = std::mem::take(&mut *self.removed.lock());
+        let removed = std::mem::take(&mut *self.held.removed.lock());
         let mut any = false;
         for inode in removed.iter().filter_map(std::sync::Weak::upgrade) {
             if inode.data.opens.load(Ordering::Relaxed) > 0 {

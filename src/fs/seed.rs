@@ -26,10 +26,8 @@ impl View {
             return Ok(());
         };
         let mut held: Vec<Arc<Inode>> = vec![self.inode(id::ROOT)?];
-        let names = zone
-            .path
-            .split(|b| *b == b'/')
-            .filter(|name| !name.is_empty());
+        let path = self.rules.path(zone);
+        let names = path.split(|b| *b == b'/').filter(|name| !name.is_empty());
         let mut reached = Ok(());
         for name in names {
             match self.child(&held[held.len() - 1], name) {
@@ -49,13 +47,11 @@ impl View {
             if done {
                 return Ok(());
             }
-            tracing::info!(view = self.name, path = %String::from_utf8_lossy(&zone.path), "seeding");
+            tracing::info!(view = self.name, path = %String::from_utf8_lossy(&path), "seeding");
             self.seed_tree(root)?;
             let here = self.copy_up(root, Data::Whole)?;
-            match &here.fd {
-                Some(fd) if here.attr.stat.is_dir() => {
-                    self.layers[upper as usize].mark_opaque(fd)
-                }
+            match self.reach(&here)? {
+                Some(fd) if here.attr.stat.is_dir() => self.layers[upper as usize].mark_opaque(fd),
                 _ => Ok(()),
             }
         });

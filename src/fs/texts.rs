@@ -19,10 +19,10 @@ pub(super) struct Texts {
 }
 
 impl Texts {
-    pub(super) fn new((litefile, litetree): (String, String)) -> Texts {
+    pub(super) fn new((litefile, litetree): (Arc<str>, Arc<str>)) -> Texts {
         Texts {
-            litefile: litefile.into(),
-            litetree: litetree.into(),
+            litefile,
+            litetree,
             log: Mutex::new(None),
         }
     }

@@ -1,11 +1,12 @@
 //! Bringing objects to the upper before they are changed.
 
+use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::node::Orphan;
 use super::resolve::{Here, join};
-use super::{Inode, View};
+use super::{Attr, Inode, Source, Src, View};
 use crate::inode::id;
 use crate::layer::copyup::Origin;
 use crate::layer::machinery;
@@ -38,16 +39,24 @@ impl View {
     /// # Errors
     /// `EROFS`, or what copying answers; the lower object still stands then.
     pub(super) fn copy_up(&self, inode: &Inode, data: Data) -> Res<Box<Here>> {
-        let here = self.object(inode)?;
+        if let Some(here) = self.near_here(inode) {
+            return Ok(here);
+        }
+        let mut locked = inode.data.copying.try_lock();
+        let mut here = self.object(inode)?;
         let upper = self.writable(here.pos)?;
         if here.upper == Some(upper) {
             return Ok(here);
         }
-        let _copying = inode.data.copying.lock();
-        let here = self.object(inode)?;
-        if here.upper == Some(upper) {
-            return Ok(here);
+        if locked.is_none() {
+            // Someone copies it: what there is afterwards counts.
+            locked = Some(inode.data.copying.lock());
+            here = self.object(inode)?;
+            if here.upper == Some(upper) {
+                return Ok(here);
+            }
         }
+        let _copying = locked;
         if inode.is_nameless() {
             self.copy_orphan(inode, &here, upper, data)?;
             return self.object(inode);
@@ -67,18 +76,29 @@ impl View {
         // What only the view has can stand where the upper says that it was deleted, before a rule
         // called for it.
         let at = self.rules.zone(here.pos.zone).layer_path(&here.path);
-        let over = here.fd.is_none() && matches!(layer.probe(at)?, Found::Whiteout);
+        let over = here.top().is_none() && matches!(layer.probe(at)?, Found::Whiteout);
         let is_dir = here.attr.stat.is_dir();
-        let copy = |origin: &Origin<'_>| match over {
-            true => layer.make_over_whiteout(&dir, name, is_dir, |nest, name| {
-                layer.copy_up(nest, name, origin)
-            }),
-            false => layer.copy_up(&dir, name, origin),
+        let mut made = None;
+        let mut copy = |origin: &Origin<'_>| {
+            made = match over {
+                true => layer.make_over_whiteout(&dir, name, is_dir, |nest, name| {
+                    layer.copy_up(nest, name, origin)
+                }),
+                false => layer.copy_up(&dir, name, origin),
+            }?;
+            Ok(())
         };
-        match self.with_room(|| self.copy(layer, &here, data, copy)) {
+        match self.with_room(|| self.copy(layer, &here, data, &mut copy)) {
             // EEXIST: someone else put something there; what it is decides the next look.
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(e),
+            Err(e) => {
+                // If its directory is gone, the next try finds that out.
+                self.dir_gone(parent_path, here.pos, upper);
+                return Err(e);
+            }
+        }
+        if let Some(fd) = made {
+            return self.as_copied(inode, *here, upper, fd);
         }
         let copied = self.object(inode)?;
         if copied.upper == Some(upper) {
@@ -86,6 +106,27 @@ impl View {
         } else {
             Err(Errno::IO)
         }
+    }
+
+    /// What was just copied, and is at hand.
+    fn as_copied(&self, inode: &Inode, here: Here, upper: u8, fd: OwnedFd) -> Res<Box<Here>> {
+        let src = Src {
+            layer: upper,
+            default: false,
+        };
+        let stat = obj::stat(&fd)?;
+        self.remember_copy(inode, upper, &stat);
+        let number = inode.number;
+        let copied = Here {
+            source: Source::One(src),
+            attr: Attr { number, stat },
+            fd: OnceCell::from(fd),
+            upper: Some(upper),
+            trust: self.own_trust(),
+            ..here
+        };
+        self.refresh(inode, &copied);
+        Ok(Box::new(copied))
     }
 
     /// A file that lost its last name before it was written to: its copy has none either.
@@ -99,10 +140,13 @@ impl View {
             })
         })?;
         let mut state = inode.data.state.write();
+        let path = state.orphan.take().map(|orphan| orphan.path.clone());
+        let path = path.unwrap_or_default();
         state.orphan = copy.map(|fd| {
             Arc::new(Orphan {
                 fd,
-                upper: Some(upper),
+                upper: Some(self.kind_of(upper)),
+                path,
             })
         });
         state.epoch = state.epoch.wrapping_add(1);
@@ -130,7 +174,7 @@ impl View {
         );
         make(&Origin {
             stat: here.attr.stat,
-            attrs: here.fd.as_ref(),
+            attrs: self.reach(here)?,
             contents: &contents,
             target: &target,
             number: Some(here.attr.number),
@@ -141,18 +185,27 @@ impl View {
     ///
     /// # Errors
     /// What copying up directories answers.
-    pub(super) fn parent_in_upper(&self, parent: &Inode, pos: Pos, path: &[u8]) -> Res<OwnedFd> {
-        let parent_pos = parent.data.state.read().pos;
+    pub(super) fn parent_in_upper(
+        &self,
+        parent: &Inode,
+        pos: Pos,
+        path: &[u8],
+    ) -> Res<Arc<OwnedFd>> {
+        let parent_pos = self.pos_of(parent);
         let upper = self.writable(pos)?;
         if self.writable(parent_pos) == Ok(upper) {
             let dir = self.dir(parent)?;
             return match dir.srcs.first() {
                 Some(&src) if src.layer == upper => {
                     let zone = self.rules.zone(dir.pos.zone);
-                    self.layer(src)
-                        .open_dir(&self.layer_path(zone, &dir.path, src))
+                    let at = self.layer_path(zone, &dir.path, src);
+                    self.layer(src).hold_dir(&at, self.options.lifetime)
                 }
-                _ => self.copy_up(parent, Data::Whole)?.fd.ok_or(Errno::IO),
+                _ => {
+                    let copied = self.copy_up(parent, Data::Whole)?;
+                    self.reach(&copied)?;
+                    copied.fd.into_inner().map(Arc::new).ok_or(Errno::IO)
+                }
             };
         }
         // The zone begins here: what leads to it in this upper belongs to no zone of its own.
@@ -165,7 +218,7 @@ impl View {
             made = join(&made, name);
             self.placeholder(layer, &dir, name, &made)?;
         }
-        layer.open_dir(&made)
+        layer.open_dir(&made).map(Arc::new)
     }
 
     fn placeholder(&self, layer: &Layer, dir: &OwnedFd, name: &[u8], path: &[u8]) -> Res<()> {
@@ -207,32 +260,37 @@ impl View {
         if !deleted {
             return match layer.copy_up(dir, name, &origin) {
                 Err(Errno::EXIST) => Ok(()),
-                other => other,
+                other => other.map(drop),
             };
         }
-        layer.make_over_whiteout(dir, name, true, |nest, name| {
-            layer.copy_up(nest, name, &origin)
-        })
+        let copy = |nest: &OwnedFd, name: &[u8]| layer.copy_up(nest, name, &origin);
+        layer.make_over_whiteout(dir, name, true, copy).map(drop)
     }
 
     /// A symlink's target, wherever it comes from.
     pub(super) fn readlink_of(&self, here: &Here) -> Res<Vec<u8>> {
-        match (&here.source, &here.fd) {
-            (super::Source::Link(target), _) => Ok(target.to_vec()),
-            (_, Some(fd)) if here.kind() == libc::S_IFLNK => {
+        match (&here.source, &here.target) {
+            (Source::Link(target), _) => Ok(target.to_vec()),
+            _ if here.kind() != libc::S_IFLNK => Err(Errno::INVAL),
+            (_, Some(target)) => Ok(target.to_vec()),
+            (_, None) => {
+                let fd = self.reach(here)?.ok_or(Errno::INVAL)?;
                 Ok(rustix::fs::readlinkat(fd, c"", Vec::new())?.into_bytes())
             }
-            _ => Err(Errno::INVAL),
         }
     }
 
     /// Keeps an object reachable that is about to lose a name: by then the kernel may still hold
     /// it open, or as a working directory.
     fn keep_orphan(&self, here: &mut Here) -> Option<Arc<Orphan>> {
+        if let Err(error) = self.reach(here) {
+            tracing::debug!(view = self.name, %error, "removed, and not to be reached any more");
+        }
         let fd = here.fd.take()?;
         Some(Arc::new(Orphan {
             fd,
-            upper: here.upper,
+            upper: here.upper.map(|upper| self.kind_of(upper)),
+            path: here.path.clone().into(),
         }))
     }
 
@@ -242,7 +300,7 @@ impl View {
             return;
         };
         let orphan = self.keep_orphan(here);
-        self.inodes.unlink(&inode, parent, name);
+        self.held.inodes.unlink(&inode, parent, name);
         if inode.is_nameless() {
             let regular = {
                 let mut state = inode.data.state.write();
@@ -268,8 +326,8 @@ impl View {
         let lower_file = {
             let state = inode.data.state.read();
             let lower = match &state.source {
-                super::Source::One(src) => !self.layer_is_upper(src.layer),
-                super::Source::Con(_) => true,
+                Source::One(_) => !self.was_in_upper(&state),
+                Source::Con(_) => true,
                 _ => false,
             };
             lower && state.kind == libc::S_IFREG

@@ -28,8 +28,12 @@ impl View {
     /// `ENODATA` where it is not there.
     pub fn getxattr(&self, number: u64, name: &[u8]) -> Res<Vec<u8>> {
         let stored = stored(name)?;
-        let here = self.object(&*self.inode(number)?)?;
-        let fd = here.fd.as_ref().ok_or(Errno::NODATA)?;
+        let inode = self.inode(number)?;
+        let here = match self.near_here(&inode) {
+            Some(here) => here,
+            None => self.object(&inode)?,
+        };
+        let fd = self.reach(&here)?.ok_or(Errno::NODATA)?;
         match Xattrs::of(fd).get(&stored) {
             // squashfs and others answer so; passed on, it would fail every open by another user
             // (fs/posix_acl.c asks at each permission check).
@@ -45,7 +49,7 @@ impl View {
     /// What the layer answers.
     pub fn listxattr(&self, number: u64, caller: Caller) -> Res<Vec<u8>> {
         let here = self.object(&*self.inode(number)?)?;
-        let Some(fd) = &here.fd else {
+        let Some(fd) = self.reach(&here)? else {
             return Ok(Vec::new());
         };
         let mut shown = Vec::new();
@@ -80,7 +84,7 @@ impl View {
         let stored = stored(name)?;
         let flags = XattrFlags::from_bits_retain(flags as u32);
         let here = self.copy_up(&*self.inode(number)?, Data::Whole)?;
-        let fd = here.fd.as_ref().ok_or(Errno::IO)?;
+        let fd = self.reach(&here)?.ok_or(Errno::IO)?;
         Xattrs::of(fd).set(&stored, value, flags)?;
         // Setting an access ACL is a chmod: someone outside the file's group, without
         // CAP_FSETID, loses the setgid bit (fs/posix_acl.c, posix_acl_update_mode).
@@ -100,10 +104,10 @@ impl View {
     pub fn removexattr(&self, number: u64, name: &[u8]) -> Res<()> {
         let stored: CString = stored(name)?;
         let inode = self.inode(number)?;
-        self.writable(inode.data.state.read().pos)?;
+        self.writable(self.pos_of(&inode))?;
         let gone = |name: &CStr| -> Res<()> {
             let here = self.object(&inode)?;
-            let fd = here.fd.as_ref().ok_or(Errno::NODATA)?;
+            let fd = self.reach(&here)?.ok_or(Errno::NODATA)?;
             Xattrs::of(fd).get(name).map(drop)
         };
         match gone(&stored) {
@@ -112,6 +116,6 @@ impl View {
             other => other?,
         }
         let here = self.copy_up(&inode, Data::Whole)?;
-        Xattrs::of(here.fd.as_ref().ok_or(Errno::IO)?).remove(&stored)
+        Xattrs::of(self.reach(&here)?.ok_or(Errno::IO)?).remove(&stored)
     }
 }

@@ -5,17 +5,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fuser::{Generation, INodeNo, InitFlags, ReplyEmpty, ReplyEntry, ReplyXattr, Request};
+use fuser::{
+    FopenFlags, Generation, INodeNo, InitFlags, ReplyEmpty, ReplyEntry, ReplyXattr, Request,
+};
 
 use super::reply;
-use crate::fs::{Caller, Entry, View};
+use crate::fs::{Caller, Entry, OpenHow, Root, View};
 use crate::pool::Pool;
 use crate::sys::{Errno, Res};
 
 /// Serves one view.
 #[derive(Debug)]
 pub struct Adapter {
-    pub(super) view: Arc<View>,
+    root: Arc<Root>,
+    /// The kernel opens directories without asking.
+    pub(super) no_opendir: bool,
     pool: Arc<Pool>,
     panics: Arc<AtomicU64>,
 }
@@ -37,23 +41,36 @@ pub(super) const WANTED: [InitFlags; 6] = [
     InitFlags::FUSE_READDIRPLUS_AUTO,
 ];
 
+/// What saves requests where the kernel is told of every change in what it keeps: it opens
+/// directories and keeps their listings without asking, and the targets of symlinks.
+pub(super) const WATCHED: [InitFlags; 2] = [
+    InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+];
+
 impl Adapter {
     /// An adapter whose long work (copying up large files) runs on `pool`.
-    pub fn new(view: Arc<View>, pool: Arc<Pool>) -> Adapter {
+    pub fn new(root: Arc<Root>, pool: Arc<Pool>) -> Adapter {
         Adapter {
-            view,
+            root,
+            no_opendir: false,
             pool,
             panics: Arc::default(),
         }
     }
 
-    /// The view's name.
-    pub fn name(&self) -> &str {
-        self.view.name()
+    /// The view that serves now.
+    pub(super) fn view(&self) -> arc_swap::Guard<Arc<View>> {
+        self.root.view()
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> String {
+        self.view().name().to_owned()
     }
 
     pub(super) fn guarded(&self, op: &'static str, number: INodeNo, work: impl FnOnce()) {
-        run_guarded(self.name(), &self.panics, op, number.0, work);
+        run_guarded(|| self.name(), &self.panics, op, number.0, work);
     }
 
     /// Runs what may take long beside the requests of the same view.
@@ -63,8 +80,8 @@ impl Adapter {
         number: INodeNo,
         work: impl FnOnce(&View) + Send + 'static,
     ) {
-        if !self.view.may_take_long(number.0) {
-            return self.guarded(op, number, || work(&self.view));
+        if !self.view().may_take_long(number.0) {
+            return self.guarded(op, number, || work(&self.view()));
         }
         self.apart(op, number, work);
     }
@@ -76,14 +93,21 @@ impl Adapter {
         number: INodeNo,
         work: impl FnOnce(&View) + Send + 'static,
     ) {
-        let (view, panics) = (self.view.clone(), self.panics.clone());
-        self.pool
-            .run(move || run_guarded(view.name(), &panics, op, number.0, || work(&view)));
+        let (root, panics) = (self.root.clone(), self.panics.clone());
+        self.pool.run(move || {
+            run_guarded(
+                || root.view().name().to_owned(),
+                &panics,
+                op,
+                number.0,
+                || work(&root.view()),
+            )
+        });
     }
 
     /// Is something being copied up that a removal would have to wait for?
     pub(super) fn waits(&self, parent: INodeNo, name: &[u8]) -> bool {
-        self.pool.is_busy() && self.view.name_is_busy(parent.0, name)
+        self.pool.is_busy() && self.view().name_is_busy(parent.0, name)
     }
 
     /// As [`Adapter::aside`], for an object that is named in a directory.
@@ -94,8 +118,8 @@ impl Adapter {
         name: &[u8],
         work: impl FnOnce(&View) + Send + 'static,
     ) {
-        if !self.view.name_may_take_long(parent.0, name) {
-            return self.guarded(op, parent, || work(&self.view));
+        if !self.view().name_may_take_long(parent.0, name) {
+            return self.guarded(op, parent, || work(&self.view()));
         }
         self.apart(op, parent, work);
     }
@@ -109,10 +133,9 @@ impl Adapter {
     ) {
         match result {
             Ok(entry) => {
-                let ttl = self.view.lifetime();
-                reply.entry(&ttl, &reply::attr(&entry.attr), Generation(0));
+                reply.entry(&entry.lifetime, &reply::attr(&entry.attr), Generation(0));
             }
-            Err(e) => reply.error(failed(&self.view, op, number.0, e)),
+            Err(e) => reply.error(failed(&self.view(), op, number.0, e)),
         }
     }
 
@@ -125,7 +148,7 @@ impl Adapter {
     ) {
         match result {
             Ok(()) => reply.ok(),
-            Err(e) => reply.error(failed(&self.view, op, number.0, e)),
+            Err(e) => reply.error(failed(&self.view(), op, number.0, e)),
         }
     }
 
@@ -141,14 +164,21 @@ impl Adapter {
             Ok(value) if size == 0 => r.size(value.len() as u32),
             Ok(value) if value.len() <= size as usize => r.data(&value),
             Ok(_) => r.error(fuser::Errno::from_i32(libc::ERANGE)),
-            Err(e) => r.error(failed(&self.view, op, n.0, e)),
+            Err(e) => r.error(failed(&self.view(), op, n.0, e)),
         }
     }
 }
 
-fn run_guarded(view: &str, panics: &AtomicU64, op: &str, number: u64, work: impl FnOnce()) {
+fn run_guarded(
+    view: impl FnOnce() -> String,
+    panics: &AtomicU64,
+    op: &str,
+    number: u64,
+    work: impl FnOnce(),
+) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         let count = panics.fetch_add(1, Ordering::Relaxed) + 1;
+        let view = view();
         tracing::error!(view, op, number, count, "a request failed inside");
     }
 }
@@ -162,6 +192,14 @@ pub(super) fn failed(view: &View, op: &str, number: u64, e: Errno) -> fuser::Err
         _ => tracing::debug!(view = view.name(), op, number, error = %e, "request refused"),
     }
     reply::errno(e)
+}
+
+/// FLUSH is a round trip at each close: it is asked for where a store may have something to say.
+pub(super) fn open_flags(view: &View, number: u64, how: OpenHow) -> FopenFlags {
+    match view.closes_quietly(number, how) {
+        true => FopenFlags::FOPEN_NOFLUSH,
+        false => FopenFlags::empty(),
+    }
 }
 
 pub(super) fn caller(req: &Request) -> Caller {
@@ -184,9 +222,21 @@ mod tests {
     fn a_panicking_request_is_caught_and_counted() {
         let panics = AtomicU64::new(0);
         let mut served = false;
-        run_guarded("n1", &panics, "read", 1, || panic!("as a test wants it"));
-        run_guarded("n1", &panics, "read", 1, || served = true);
-        run_guarded("n1", &panics, "read", 1, || panic!("and once more"));
+        run_guarded(
+            || "n1".into(),
+            &panics,
+            "read",
+            1,
+            || panic!("as a test wants it"),
+        );
+        run_guarded(|| "n1".into(), &panics, "read", 1, || served = true);
+        run_guarded(
+            || "n1".into(),
+            &panics,
+            "read",
+            1,
+            || panic!("and once more"),
+        );
         assert!(served);
         assert_eq!(panics.load(Ordering::Relaxed), 2);
     }

@@ -7,14 +7,14 @@ use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::adapter::{Adapter, REQUIRED, WANTED, caller, failed, kills_suid};
+use super::adapter::{Adapter, REQUIRED, WANTED, WATCHED, caller, failed, kills_suid, open_flags};
 use super::reply;
-use crate::fs::{Changes, OpenHow, View};
+use crate::fs::{Answer, Changes, OpenHow, View};
 use crate::sys::Errno;
 
 impl Filesystem for Adapter {
@@ -25,9 +25,16 @@ impl Filesystem for Adapter {
                 std::io::Error::from_raw_os_error(libc::EPROTO)
             })?;
         }
-        for flag in WANTED {
-            if let Err(missing) = config.add_capabilities(flag) {
-                tracing::info!(?missing, "not offered by this kernel");
+        let watched: &[InitFlags] = if self.view().is_watched() {
+            &WATCHED
+        } else {
+            &[]
+        };
+        for &flag in WANTED.iter().chain(watched) {
+            match config.add_capabilities(flag) {
+                Ok(()) if flag == InitFlags::FUSE_NO_OPENDIR_SUPPORT => self.no_opendir = true,
+                Ok(()) => {}
+                Err(missing) => tracing::info!(?missing, "not offered by this kernel"),
             }
         }
         Ok(())
@@ -35,30 +42,28 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.guarded("lookup", parent, || {
-            match self.view.lookup(parent.0, name.as_bytes()) {
-                Err(Errno::NOENT) if !self.view.lifetime().is_zero() => {
+            let result = match self.view().answer(parent.0, name.as_bytes()) {
+                Ok(Answer::Absent(lifetime)) if !lifetime.is_zero() => {
                     // An entry without an inode is an absence that the kernel may remember.
-                    let nothing = crate::fs::Attr {
-                        number: 0,
-                        stat: Default::default(),
-                    };
-                    let ttl = self.view.lifetime();
-                    reply.entry(&ttl, &reply::attr(&nothing), Generation(0));
+                    return reply.entry(&lifetime, &reply::NOTHING, Generation(0));
                 }
-                result => self.entry("lookup", parent, result, reply),
-            }
+                Ok(Answer::Absent(_)) => Err(Errno::NOENT),
+                Ok(Answer::Entry(entry)) => Ok(entry),
+                Err(e) => Err(e),
+            };
+            self.entry("lookup", parent, result, reply);
         });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.guarded("forget", ino, || self.view.forget(ino.0, nlookup));
+        self.guarded("forget", ino, || self.view().forget(ino.0, nlookup));
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         self.guarded("getattr", ino, || {
-            match self.view.getattr(ino.0, fh.map(|fh| fh.0)) {
-                Ok(attr) => reply.attr(&self.view.lifetime(), &reply::attr(&attr)),
-                Err(e) => reply.error(failed(&self.view, "getattr", ino.0, e)),
+            match self.view().getattr(ino.0, fh.map(|fh| fh.0)) {
+                Ok(entry) => reply.attr(&entry.lifetime, &reply::attr(&entry.attr)),
+                Err(e) => reply.error(failed(&self.view(), "getattr", ino.0, e)),
             }
         });
     }
@@ -93,16 +98,16 @@ impl Filesystem for Adapter {
         let caller = caller(req);
         self.aside("setattr", ino, move |view| {
             match view.setattr(ino.0, &changes, fh.map(|fh| fh.0), caller) {
-                Ok(attr) => reply.attr(&view.lifetime(), &reply::attr(&attr)),
+                Ok(entry) => reply.attr(&entry.lifetime, &reply::attr(&entry.attr)),
                 Err(e) => reply.error(failed(view, "setattr", ino.0, e)),
             }
         });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.guarded("readlink", ino, || match self.view.readlink(ino.0) {
+        self.guarded("readlink", ino, || match self.view().readlink(ino.0) {
             Ok(target) => reply.data(&target),
-            Err(e) => reply.error(failed(&self.view, "readlink", ino.0, e)),
+            Err(e) => reply.error(failed(&self.view(), "readlink", ino.0, e)),
         });
     }
 
@@ -119,7 +124,7 @@ impl Filesystem for Adapter {
         self.guarded("mknod", parent, || {
             let rdev = reply::rdev_from_wire(rdev);
             let made = self
-                .view
+                .view()
                 .mknod(parent.0, name.as_bytes(), mode, umask, rdev, caller(req));
             self.entry("mknod", parent, made, reply);
         });
@@ -136,7 +141,7 @@ impl Filesystem for Adapter {
     ) {
         self.guarded("mkdir", parent, || {
             let made = self
-                .view
+                .view()
                 .mkdir(parent.0, name.as_bytes(), mode, umask, caller(req));
             self.entry("mkdir", parent, made, reply);
         });
@@ -157,7 +162,7 @@ impl Filesystem for Adapter {
             self.done(
                 "unlink",
                 parent,
-                self.view.unlink(parent.0, name.as_bytes()),
+                self.view().unlink(parent.0, name.as_bytes()),
                 reply,
             );
         });
@@ -168,7 +173,7 @@ impl Filesystem for Adapter {
             self.done(
                 "rmdir",
                 parent,
-                self.view.rmdir(parent.0, name.as_bytes()),
+                self.view().rmdir(parent.0, name.as_bytes()),
                 reply,
             );
         });
@@ -185,7 +190,7 @@ impl Filesystem for Adapter {
         self.guarded("symlink", parent, || {
             let target = target.as_os_str().as_bytes();
             let made = self
-                .view
+                .view()
                 .symlink(parent.0, link_name.as_bytes(), target, caller(req));
             self.entry("symlink", parent, made, reply);
         });
@@ -231,7 +236,7 @@ impl Filesystem for Adapter {
         self.aside("link", ino, move |view| {
             match view.link(ino.0, newparent.0, &newname) {
                 Ok(entry) => {
-                    reply.entry(&view.lifetime(), &reply::attr(&entry.attr), Generation(0));
+                    reply.entry(&entry.lifetime, &reply::attr(&entry.attr), Generation(0));
                 }
                 Err(e) => reply.error(failed(view, "link", ino.0, e)),
             }
@@ -242,13 +247,13 @@ impl Filesystem for Adapter {
         let how = OpenHow::from_raw(flags.0);
         let caller = caller(req);
         let open = move |view: &View| match view.open(ino.0, how, caller) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Ok(handle) => reply.opened(FileHandle(handle), open_flags(view, ino.0, how)),
             Err(e) => reply.error(failed(view, "open", ino.0, e)),
         };
         if how.writes() {
             self.aside("open", ino, open);
         } else {
-            self.guarded("open", ino, || open(&self.view));
+            self.guarded("open", ino, || open(&self.view()));
         }
     }
 
@@ -265,9 +270,9 @@ impl Filesystem for Adapter {
     ) {
         self.guarded("read", ino, || {
             let mut buf = vec![0; size as usize];
-            match self.view.read(ino.0, fh.0, offset, &mut buf) {
+            match self.view().read(ino.0, fh.0, offset, &mut buf) {
                 Ok(n) => reply.data(&buf[..n]),
-                Err(e) => reply.error(failed(&self.view, "read", ino.0, e)),
+                Err(e) => reply.error(failed(&self.view(), "read", ino.0, e)),
             }
         });
     }
@@ -286,9 +291,9 @@ impl Filesystem for Adapter {
     ) {
         self.guarded("write", ino, || {
             let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-            match self.view.write(ino.0, fh.0, offset, data, kill) {
+            match self.view().write(ino.0, fh.0, offset, data, kill) {
                 Ok(n) => reply.written(n as u32),
-                Err(e) => reply.error(failed(&self.view, "write", ino.0, e)),
+                Err(e) => reply.error(failed(&self.view(), "write", ino.0, e)),
             }
         });
     }
@@ -302,7 +307,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("flush", ino, || {
-            self.done("flush", ino, self.view.flush(fh.0), reply)
+            self.done("flush", ino, self.view().flush(fh.0), reply)
         });
     }
 
@@ -317,7 +322,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("release", ino, || {
-            self.view.release(fh.0);
+            self.view().release(fh.0);
             reply.ok();
         });
     }
@@ -331,14 +336,23 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("fsync", ino, || {
-            self.done("fsync", ino, self.view.fsync(ino.0, fh.0, datasync), reply);
+            self.done(
+                "fsync",
+                ino,
+                self.view().fsync(ino.0, fh.0, datasync),
+                reply,
+            );
         });
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.guarded("opendir", ino, || match self.view.opendir(ino.0) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-            Err(e) => reply.error(failed(&self.view, "opendir", ino.0, e)),
+        if self.no_opendir {
+            // The kernel does not ask again (fs/fuse/dir.c, fuse_dir_open).
+            return reply.error(fuser::Errno::ENOSYS);
+        }
+        self.guarded("opendir", ino, || match self.view().opendir(ino.0) {
+            Ok(()) => reply.opened(FileHandle(0), FopenFlags::empty()),
+            Err(e) => reply.error(failed(&self.view(), "opendir", ino.0, e)),
         });
     }
 
@@ -346,12 +360,12 @@ impl Filesystem for Adapter {
         &self,
         _req: &Request,
         ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
         self.guarded("readdir", ino, || {
-            let listed = self.view.readdir(ino.0, fh.0, offset, |entry| {
+            let listed = self.view().readdir(ino.0, offset, |entry| {
                 let name = OsStr::from_bytes(&entry.name);
                 reply.add(
                     INodeNo(entry.number),
@@ -362,7 +376,7 @@ impl Filesystem for Adapter {
             });
             match listed {
                 Ok(()) => reply.ok(),
-                Err(e) => reply.error(failed(&self.view, "readdir", ino.0, e)),
+                Err(e) => reply.error(failed(&self.view(), "readdir", ino.0, e)),
             }
         });
     }
@@ -371,22 +385,20 @@ impl Filesystem for Adapter {
         &self,
         _req: &Request,
         ino: INodeNo,
-        fh: FileHandle,
+        _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         self.guarded("readdirplus", ino, || {
-            let listed = self
-                .view
-                .readdirplus(ino.0, fh.0, offset, |entry, attr, ttl| {
-                    let name = OsStr::from_bytes(&entry.name);
-                    let attr = reply::attr(attr);
-                    let number = INodeNo(entry.number);
-                    reply.add(number, entry.cookie, name, &ttl, &attr, Generation(0))
-                });
+            let listed = self.view().readdirplus(ino.0, offset, |entry, attr, ttl| {
+                let name = OsStr::from_bytes(&entry.name);
+                let attr = reply::attr(attr);
+                let number = INodeNo(entry.number);
+                reply.add(number, entry.cookie, name, &ttl, &attr, Generation(0))
+            });
             match listed {
                 Ok(()) => reply.ok(),
-                Err(e) => reply.error(failed(&self.view, "readdirplus", ino.0, e)),
+                Err(e) => reply.error(failed(&self.view(), "readdirplus", ino.0, e)),
             }
         });
     }
@@ -394,15 +406,12 @@ impl Filesystem for Adapter {
     fn releasedir(
         &self,
         _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
+        _ino: INodeNo,
+        _fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.guarded("releasedir", ino, || {
-            self.view.releasedir(fh.0);
-            reply.ok();
-        });
+        reply.ok();
     }
 
     fn fsyncdir(
@@ -414,12 +423,12 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("fsyncdir", ino, || {
-            self.done("fsyncdir", ino, self.view.fsyncdir(ino.0), reply);
+            self.done("fsyncdir", ino, self.view().fsyncdir(ino.0), reply);
         });
     }
 
     fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.guarded("statfs", ino, || match self.view.statfs(ino.0) {
+        self.guarded("statfs", ino, || match self.view().statfs(ino.0) {
             Ok(fs) => reply.statfs(
                 fs.f_blocks,
                 fs.f_bfree,
@@ -430,7 +439,7 @@ impl Filesystem for Adapter {
                 fs.f_namemax as u32,
                 fs.f_frsize as u32,
             ),
-            Err(e) => reply.error(failed(&self.view, "statfs", ino.0, e)),
+            Err(e) => reply.error(failed(&self.view(), "statfs", ino.0, e)),
         });
     }
 
@@ -456,14 +465,14 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.guarded("getxattr", ino, || {
-            let value = self.view.getxattr(ino.0, name.as_bytes());
+            let value = self.view().getxattr(ino.0, name.as_bytes());
             self.sized("getxattr", ino, value, size, reply);
         });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.guarded("listxattr", ino, || {
-            let names = self.view.listxattr(ino.0, caller(req));
+            let names = self.view().listxattr(ino.0, caller(req));
             self.sized("listxattr", ino, names, size, reply);
         });
     }
@@ -492,17 +501,17 @@ impl Filesystem for Adapter {
             let how = OpenHow::from_raw(flags);
             let name = name.as_bytes();
             match self
-                .view
+                .view()
                 .create(parent.0, name, mode, umask, how, caller(req))
             {
                 Ok((entry, handle)) => reply.created(
-                    &self.view.lifetime(),
+                    &entry.lifetime,
                     &reply::attr(&entry.attr),
                     Generation(0),
                     FileHandle(handle),
-                    FopenFlags::empty(),
+                    open_flags(&self.view(), entry.attr.number, how),
                 ),
-                Err(e) => reply.error(failed(&self.view, "create", parent.0, e)),
+                Err(e) => reply.error(failed(&self.view(), "create", parent.0, e)),
             }
         });
     }
@@ -520,7 +529,7 @@ impl Filesystem for Adapter {
         self.guarded("fallocate", ino, || {
             let kill = kills_suid(req);
             let done = self
-                .view
+                .view()
                 .fallocate(ino.0, fh.0, offset, length, mode as u32, kill);
             self.done("fallocate", ino, done, reply);
         });
@@ -536,9 +545,9 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         self.guarded("lseek", ino, || {
-            match self.view.lseek(ino.0, fh.0, offset, whence) {
+            match self.view().lseek(ino.0, fh.0, offset, whence) {
                 Ok(at) => reply.offset(at as i64),
-                Err(e) => reply.error(failed(&self.view, "lseek", ino.0, e)),
+                Err(e) => reply.error(failed(&self.view(), "lseek", ino.0, e)),
             }
         });
     }
@@ -561,9 +570,9 @@ impl Filesystem for Adapter {
             let len = len.min(u64::from(u32::MAX) & !0xfff);
             let from = (ino_in.0, fh_in.0, offset_in);
             let to = (ino_out.0, fh_out.0, offset_out);
-            match self.view.copy_file_range(from, to, len, kills_suid(req)) {
+            match self.view().copy_file_range(from, to, len, kills_suid(req)) {
                 Ok(n) => reply.written(n as u32),
-                Err(e) => reply.error(failed(&self.view, "copy_file_range", ino_in.0, e)),
+                Err(e) => reply.error(failed(&self.view(), "copy_file_range", ino_in.0, e)),
             }
         });
     }

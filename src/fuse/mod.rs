@@ -4,7 +4,9 @@
 mod adapter;
 mod filesystem;
 mod mount;
+mod notify;
 mod reply;
 
 pub use adapter::Adapter;
 pub use mount::{Leave, MountError, MountPoint, clear_dead, mount, mount_id, unmount, unmount_how};
+pub use notify::Notifier;

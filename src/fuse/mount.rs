@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use fuser::{Config, Session, SessionACL};
 
-use super::Adapter;
+use super::{Adapter, Notifier};
 use crate::sys::{Errno, fusemount};
 
 /// Why a view could not be mounted.
@@ -49,6 +49,7 @@ fn point_hint(error: &io::Error) -> &'static str {
 #[derive(Debug)]
 pub struct MountPoint {
     session: Session<Adapter>,
+    notifier: Notifier,
 }
 
 /// Mounts; requests wait until [`MountPoint::run`].
@@ -73,8 +74,16 @@ pub fn mount(adapter: Adapter, point: &Path, threads: usize) -> Result<MountPoin
     config.acl = SessionACL::All;
     config.n_threads = Some(threads.max(1));
     config.clone_fd = threads > 1;
+    let copy = device.try_clone().map_err(&refused);
+    let notifier = match copy {
+        Ok(copy) => Notifier::new(copy),
+        Err(error) => {
+            unmount(point).map_err(|e| refused(e.into()))?;
+            return Err(error);
+        }
+    };
     match Session::from_fd(adapter, device, SessionACL::All, config) {
-        Ok(session) => Ok(MountPoint { session }),
+        Ok(session) => Ok(MountPoint { session, notifier }),
         Err(error) => {
             unmount(point).map_err(|e| refused(e.into()))?;
             Err(refused(error))
@@ -136,11 +145,19 @@ pub fn mount_id(point: &Path) -> Result<u64, Errno> {
 }
 
 impl MountPoint {
+    /// Tells the kernel of changes, also while [`MountPoint::run`] serves. To be dropped when that
+    /// has returned: the mount's connection lives as long as it does.
+    pub fn notifier(&self) -> Notifier {
+        self.notifier.clone()
+    }
+
     /// Serves until the view is unmounted.
     ///
     /// # Errors
     /// What reading requests answers, other than that the view was unmounted.
     pub fn run(self) -> io::Result<()> {
-        self.session.run()
+        let MountPoint { session, notifier } = self;
+        drop(notifier);
+        session.run()
     }
 }

@@ -56,6 +56,19 @@ impl<D> Inode<D> {
         self.links.read().clone()
     }
 
+    /// Its name, where it has just one.
+    pub fn only_link(&self) -> Option<Link<D>> {
+        match &**self.links.read() {
+            [link] => Some(link.clone()),
+            _ => None,
+        }
+    }
+
+    /// Has it this name?
+    pub fn is_named(&self, parent: &Inode<D>, name: &[u8]) -> bool {
+        self.links.read().iter().any(|link| link.is(parent, name))
+    }
+
     /// Is it reachable by no name (the root aside)?
     pub fn is_nameless(&self) -> bool {
         self.number != id::ROOT && self.links.read().is_empty()
@@ -67,30 +80,30 @@ impl<D> Inode<D> {
         self.append_path(&mut path).then_some(path)
     }
 
+    /// Upwards, so backwards, and turned round at the end: the depth is unbounded, and no name
+    /// is copied twice.
     fn append_path(&self, path: &mut Vec<u8>) -> bool {
-        // Upwards first: the names are few and short, the depth unbounded.
-        let mut names: SmallVec<[Box<[u8]>; 8]> = SmallVec::new();
         let mut at: Option<Arc<Inode<D>>> = None;
         loop {
-            let step = {
+            let parent = {
                 let here = at.as_deref().unwrap_or(self);
                 if here.number == id::ROOT {
                     break;
                 }
                 match here.links.read().first() {
-                    Some(link) => link.clone(),
+                    Some(link) => {
+                        if !path.is_empty() {
+                            path.push(b'/');
+                        }
+                        path.extend(link.name.iter().rev());
+                        link.parent.clone()
+                    }
                     None => return false,
                 }
             };
-            names.push(step.name);
-            at = Some(step.parent);
+            at = Some(parent);
         }
-        for name in names.iter().rev() {
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name);
-        }
+        path.reverse();
         true
     }
 }
@@ -147,6 +160,13 @@ impl<D> Table<D> {
     /// The inode of a number that the kernel has been told.
     pub fn get(&self, number: u64) -> Option<Arc<Inode<D>>> {
         self.map.get(&number).map(|slot| slot.inode.clone())
+    }
+
+    /// Calls `visit` with every inode. It may take an inode's own locks, not the table's.
+    pub fn for_each(&self, mut visit: impl FnMut(&Arc<Inode<D>>)) {
+        for slot in &self.map {
+            visit(&slot.inode);
+        }
     }
 
     /// How many inodes there are, the root included.

@@ -30,18 +30,29 @@ pub struct Origin<'a> {
     pub number: Option<u64>,
 }
 
+/// What is being made, and how it can be reached.
+#[derive(Clone, Copy)]
+enum By<'a> {
+    /// A regular file that is open for I/O.
+    Open(&'a OwnedFd),
+    /// `O_PATH`.
+    Path(&'a OwnedFd),
+}
+
 impl Layer {
-    /// Makes the copy at `name` in `dir`, which has nothing there.
+    /// Makes the copy at `name` in `dir`, which has nothing there. A regular file that was made
+    /// without a name comes back open.
     ///
     /// # Errors
     /// `EEXIST` where something has come to be there; `ENOSPC`, `EDQUOT`, `EIO` as they come, and
     /// nothing is left behind then.
-    pub fn copy_up(&self, dir: &OwnedFd, name: &[u8], origin: &Origin<'_>) -> Res<()> {
+    pub fn copy_up(&self, dir: &OwnedFd, name: &[u8], origin: &Origin<'_>) -> Res<Option<OwnedFd>> {
         if origin.stat.kind() == libc::S_IFREG && self.caps()?.tmpfile {
             let file = self.copy_unnamed(origin)?;
-            return self.unnoticed(dir, || {
+            self.unnoticed(dir, || {
                 rustix::fs::linkat(&file, c"", dir, name, AtFlags::EMPTY_PATH)
-            });
+            })?;
+            return Ok(Some(file));
         }
         let work = self.work()?;
         self.staged(
@@ -54,13 +65,14 @@ impl Layer {
                     let file = obj::reopen(&made, OFlags::RDWR)?;
                     self.fill(&file, origin)?;
                 } else {
-                    self.dress(&made, origin)?;
+                    self.dress(By::Path(&made), origin)?;
                 }
                 self.unnoticed(dir, || {
                     store::rename(&work, stage, dir, name, RenameFlags::NOREPLACE)
                 })
             },
-        )
+        )?;
+        Ok(None)
     }
 
     /// Names a copy: to the node nothing was added to the directory, so its times stay (as
@@ -92,6 +104,9 @@ impl Layer {
 
     fn fill(&self, file: &OwnedFd, origin: &Origin<'_>) -> Res<()> {
         match origin.contents {
+            [(from, size)] if copy::is_small(&origin.stat) => {
+                copy::small(from, file, *size)?;
+            }
             [(from, size)] => copy::contents(from, file, *size)?,
             many => {
                 let mut at = 0;
@@ -100,7 +115,7 @@ impl Layer {
                 }
             }
         }
-        self.dress(file, origin)?;
+        self.dress(By::Open(file), origin)?;
         if self.spec.upper.as_ref().is_some_and(|upper| upper.durable) {
             rustix::fs::fsync(file)?;
         }
@@ -122,24 +137,39 @@ impl Layer {
         rustix::fs::mknodat(work, stage, kind, private, origin.stat.rdev)
     }
 
-    fn dress(&self, made: &OwnedFd, origin: &Origin<'_>) -> Res<()> {
+    fn dress(&self, made: By<'_>, origin: &Origin<'_>) -> Res<()> {
         let stat = &origin.stat;
-        obj::chown(made, Some(stat.uid), Some(stat.gid))?;
-        if stat.kind() != libc::S_IFLNK {
-            obj::chmod(made, stat.mode)?;
+        let (By::Open(fd) | By::Path(fd)) = made;
+        obj::chown(fd, Some(stat.uid), Some(stat.gid))?;
+        match made {
+            By::Open(fd) => rustix::fs::fchmod(fd, Mode::from_raw_mode(stat.mode & 0o7777))?,
+            By::Path(_) if stat.kind() == libc::S_IFLNK => {}
+            By::Path(fd) => obj::chmod(fd, stat.mode)?,
         }
+        let to = match &made {
+            By::Open(fd) => Xattrs::of_open(fd),
+            By::Path(fd) => Xattrs::of(fd),
+        };
         if let Some(from) = origin.attrs {
-            self.copy_attrs(from, made)?;
+            // What is open already is quicker asked than what a descriptor only names.
+            let from = match origin.contents {
+                [(open, _)] if stat.kind() == libc::S_IFREG => Xattrs::of_open(open),
+                _ => Xattrs::of(from),
+            };
+            self.copy_all(&from, &to)?;
         }
         if let Some(number) = origin.number {
-            self.store_number(made, number)?;
+            self.store_number_by(&to, fd, number)?;
         }
         let time = |(s, n): (i64, u32)| SetTime::At(s, n);
-        obj::set_times(made, time(stat.atime), time(stat.mtime))
+        obj::set_times(fd, time(stat.atime), time(stat.mtime))
     }
 
     pub(super) fn copy_attrs(&self, from: impl AsFd, to: impl AsFd) -> Res<()> {
-        let (from, to) = (Xattrs::of(&from), Xattrs::of(&to));
+        self.copy_all(&Xattrs::of(&from), &Xattrs::of(&to))
+    }
+
+    fn copy_all(&self, from: &Xattrs<'_>, to: &Xattrs<'_>) -> Res<()> {
         for name in from.list()?.split_inclusive(|b| *b == 0) {
             let Ok(name) = CStr::from_bytes_with_nul(name) else {
                 continue;

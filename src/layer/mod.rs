@@ -5,6 +5,7 @@
 //! layers, rules, inode numbers' meaning, or FUSE.
 
 pub mod copyup;
+mod held;
 mod lock;
 pub mod machinery;
 mod root;
@@ -13,6 +14,7 @@ pub mod store;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -24,7 +26,7 @@ use root::Root;
 use store::Caps;
 
 /// How deletions are to be kept in an upper.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum FormChoice {
     /// In the device form where the store can hold it.
     #[default]
@@ -34,7 +36,7 @@ pub enum FormChoice {
 }
 
 /// What a layer is and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct LayerSpec {
     /// A word for messages and `explain`: `image`, `litetree 1`, `tmpfs upper`.
     pub label: String,
@@ -51,7 +53,7 @@ pub struct LayerSpec {
 }
 
 /// What only an upper has.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct UpperSpec {
     /// A directory on the same file system for what is not yet, or no longer, part of the upper.
     pub work: Option<PathBuf>,
@@ -89,12 +91,17 @@ pub struct Object {
 #[derive(Debug)]
 pub struct Layer {
     spec: LayerSpec,
+    id: u32,
+    /// Every change in it is told of.
+    watched: AtomicBool,
     root: Root,
     caps: OnceLock<Caps>,
     /// Held while it is found out what the upper can do: once, before anything is made in it.
     trying: parking_lot::Mutex<()>,
     /// Held from the first time that the upper is tried out.
     lock: OnceLock<[lock::Lock; 2]>,
+    /// Directories of an upper that are in use.
+    held: held::Held,
     /// liteimg has been run on it: chains into `.statelite/tmpfs` are read through.
     liteimg: bool,
 }
@@ -102,13 +109,16 @@ pub struct Layer {
 impl Layer {
     /// A layer whose directory is looked for now, and again later where it is missing.
     pub fn new(spec: LayerSpec) -> Layer {
-        let root = Root::default();
+        static NEXT: AtomicU32 = AtomicU32::new(1);
         let mut layer = Layer {
             spec,
-            root,
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            watched: AtomicBool::new(false),
+            root: Root::default(),
             caps: OnceLock::new(),
             trying: parking_lot::Mutex::new(()),
             lock: OnceLock::new(),
+            held: held::Held::default(),
             liteimg: false,
         };
         layer.liteimg = layer.spec.upper.is_none()
@@ -119,6 +129,21 @@ impl Layer {
     /// What and where.
     pub fn spec(&self) -> &LayerSpec {
         &self.spec
+    }
+
+    /// A number that no other layer of this process has or had.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Is every change in it told of, so that what was found needs no second look?
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
+    }
+
+    /// Says whether every change in it is told of from now on.
+    pub fn set_watched(&self, watched: bool) {
+        self.watched.store(watched, Ordering::Release);
     }
 
     /// Can it be written to at all?
@@ -253,22 +278,23 @@ impl Layer {
         }
     }
 
-    /// Does this directory hide what is below it?
+    /// Does this directory, `covered` by a whiteout beside it or not ([`Object::covered`]), hide
+    /// what is below it?
     ///
     /// # Errors
     /// What reading the mark answers, other than that there is none.
-    pub fn opaque(&self, object: &Object) -> Res<bool> {
-        if object.covered {
+    pub fn opaque(&self, dir: impl AsFd, covered: bool) -> Res<bool> {
+        if covered {
             return Ok(true);
         }
         if self.form() == Form::File {
-            return match obj::stat_name(&object.fd, machinery::WH_OPAQUE) {
+            return match obj::stat_name(dir, machinery::WH_OPAQUE) {
                 Ok(_) => Ok(true),
                 Err(Errno::NOENT) => Ok(false),
                 Err(e) => Err(e),
             };
         }
-        match Xattrs::of(&object.fd).get(machinery::OPAQUE) {
+        match Xattrs::of_dir(&dir).get(machinery::OPAQUE) {
             Ok(value) => Ok(value == b"y"),
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
             Err(e) => Err(e),
@@ -341,25 +367,18 @@ impl Layer {
         Ok(rustix::fs::readlinkat(fd, c"", Vec::new())?.into_bytes())
     }
 
-    /// Where an image that liteimg rewrote keeps the content of `path`, if `object` is the first
-    /// step of its chain: `etc/x -> ../.statelite/tmpfs/etc/x -> ../../../.default/etc/x`.
-    ///
-    /// # Errors
-    /// What reading the links answers.
-    pub fn read_through(&self, path: &[u8], object: &Object) -> Res<Option<Object>> {
-        if !self.liteimg || object.stat.kind() != libc::S_IFLNK {
-            return Ok(None);
-        }
-        let target = self.readlink(&object.fd)?;
-        let chain = [b".statelite/tmpfs/", path].concat();
-        if resolve_lexically(path, &target) != chain {
-            return Ok(None);
-        }
-        let default = [b".default/", path].concat();
-        match self.probe(&default)? {
-            Found::Object(found) => Ok(Some(found)),
-            Found::Absent | Found::Whiteout => Ok(None),
-        }
+    /// Where an image that liteimg rewrote keeps the content of `path`, if that is a symlink to
+    /// `target` and the first step of its chain:
+    /// `etc/x -> ../.statelite/tmpfs/etc/x -> ../../../.default/etc/x`.
+    pub fn read_through(&self, path: &[u8], target: &[u8]) -> Option<Vec<u8>> {
+        let chain = || [b".statelite/tmpfs/", path].concat();
+        let first_step = self.liteimg && resolve_lexically(path, target) == chain();
+        first_step.then(|| [b".default/", path].concat())
+    }
+
+    /// Has liteimg been run on it?
+    pub fn is_liteimg(&self) -> bool {
+        self.liteimg
     }
 }
 
@@ -473,10 +492,11 @@ mod tests {
         link("../usr/share/zoneinfo/UTC", "etc/localtime");
         let layer = layer(dir.path().into());
         let through = |path: &[u8]| match layer.probe(path).unwrap() {
-            Found::Object(o) => layer.read_through(path, &o).unwrap(),
+            Found::Object(o) => layer.read_through(path, &layer.readlink(&o.fd).unwrap()),
             _ => None,
         };
-        assert_eq!(through(b"etc/ntp.conf").unwrap().stat.size, 6);
+        assert!(layer.is_liteimg());
+        assert_eq!(through(b"etc/ntp.conf").unwrap(), b".default/etc/ntp.conf");
         assert!(through(b"etc/localtime").is_none());
     }
 }

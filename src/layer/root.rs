@@ -19,7 +19,7 @@ const RECHECK: Duration = Duration::from_secs(1);
 const AUTOFS_MAGIC: u64 = 0x0187;
 
 /// What must be mounted for a directory to be the store it is meant to be.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum MountRule {
     /// The base must be on another mount than this directory: what an automounter, or the daemon
     /// itself, mounts below it for a remote store.

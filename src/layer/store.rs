@@ -26,7 +26,13 @@ pub struct Caps {
     pub tmpfile: bool,
     /// renameat2(2) can leave a whiteout.
     pub rename_whiteout: bool,
+    /// close(2) never fails: what a write could not do, it has said itself.
+    pub closes_quietly: bool,
 }
+
+/// File systems without a `flush` operation (`struct file_operations`): ext2 to ext4, tmpfs,
+/// ramfs, XFS, Btrfs (include/uapi/linux/magic.h).
+const QUIET: [u64; 5] = [0xEF53, 0x0102_1994, 0x8584_58f6, 0x5846_5342, 0x9123_683E];
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -157,6 +163,7 @@ impl Layer {
             xattrs,
             tmpfile,
             rename_whiteout: rename_whiteout && form == Form::Device,
+            closes_quietly: QUIET.contains(&(rustix::fs::fstatfs(&work)?.f_type as u64)),
         })
     }
 
@@ -176,6 +183,7 @@ impl Layer {
             xattrs,
             tmpfile: false,
             rename_whiteout: false,
+            closes_quietly: false,
         })
     }
 
@@ -188,17 +196,8 @@ impl Layer {
         }
     }
 
-    /// The work directory of an upper that has been tried out.
-    ///
-    /// # Errors
-    /// As [`Layer::caps`].
-    pub fn work(&self) -> Res<OwnedFd> {
-        self.caps()?;
-        self.work_dir()
-    }
-
     /// The work directory, made where it is missing. It is private to the daemon.
-    fn work_dir(&self) -> Res<OwnedFd> {
+    pub(super) fn work_dir(&self) -> Res<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let spec = self.spec.upper.as_ref().ok_or(Errno::ROFS)?;
         let (parent, name) = match &spec.work {
@@ -238,7 +237,7 @@ impl Layer {
                 Err(e) => return Err(e),
             }
         } else {
-            let open = |work: OwnedFd| {
+            let open = |work: std::sync::Arc<OwnedFd>| {
                 obj::open_beneath(
                     work.as_fd(),
                     &side_file(stat),
@@ -259,14 +258,14 @@ impl Layer {
     }
 
     /// Stores the number of an object of this upper, in an attribute or, where the store has none,
-    /// in a small file named after the object's own inode.
+    /// in a small file named after the object's own inode. `attrs` are `fd`'s.
     ///
     /// # Errors
     /// What writing it answers.
-    pub fn store_number(&self, fd: impl AsFd, number: u64) -> Res<()> {
+    pub(super) fn store_number_by(&self, attrs: &Xattrs<'_>, fd: &OwnedFd, number: u64) -> Res<()> {
         let bytes = number.to_le_bytes();
         if self.caps()?.xattrs {
-            return Xattrs::of(&fd).set(machinery::NUMBER, &bytes, XattrFlags::empty());
+            return attrs.set(machinery::NUMBER, &bytes, XattrFlags::empty());
         }
         let work = self.work()?;
         let name = side_file(&obj::stat(fd)?);

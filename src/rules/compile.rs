@@ -1,10 +1,12 @@
 //! Canonical rules to a [`RuleTree`].
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::tables::LiteOption;
 
-use super::{Node, RuleTree, Text, UpperKind, Zone, ZoneKind};
+use super::shape::Builder;
+use super::{Chain, RuleTree, Text, UpperKind, Zone, ZoneKind};
 
 /// A litefile rule with its path canonicalised in the image.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -44,37 +46,33 @@ pub struct CompileOptions {
     pub persistent: bool,
 }
 
+const DEFAULT: &[u8] = b".default";
 const TMPFS: &[u8] = b".statelite/tmpfs";
+const PERSISTENT: &[u8] = b".statelite/persistent";
 
 /// Builds the tree. The last of several rules of one path wins; `tables` gives one a path.
 pub fn compile(rules: &[Rule], options: &CompileOptions) -> RuleTree {
-    let root = Zone {
-        kind: ZoneKind::Outside,
-        path: Box::default(),
-        strip: 0,
-        dir: true,
-        rule: None,
+    let names_nodes = |rule: &Rule| {
+        let below = rule.path.strip_prefix(PERSISTENT);
+        below.is_some_and(|below| below.len() > 1 && below[0] == b'/')
     };
-    let mut tree = RuleTree {
-        zones: vec![root],
-        nodes: vec![Node {
-            own: true,
-            guarded: true,
-            ..Node::default()
-        }],
+    // A rule in the place of a node's directory is that node's; without a name there is no place.
+    let shareable = !options.node.is_empty() && !rules.iter().any(names_nodes);
+    let root = zone(ZoneKind::Outside, 0, true);
+    // Each rule comes twice, with its `.default`, and with directories that lead there.
+    let mut out = Out {
+        tree: Builder::new(root, rules.len() * 3),
+        node: &options.node,
+        shareable,
     };
-    let persistent = [&b".statelite/persistent/"[..], &options.node].concat();
     if options.compat_dirs {
-        compat_dirs(&mut tree, rules, options, &persistent);
+        out.compat_dirs(rules, options.persistent);
     }
     let links = Links::new(rules, options.link_view);
     for (index, rule) in rules.iter().enumerate() {
         let zone = |kind, strip| Zone {
-            kind,
-            path: Box::default(),
-            strip,
-            dir: rule.dir,
-            rule: Some(index),
+            rule: index as u32 + 1,
+            ..zone(kind, strip, rule.dir)
         };
         let lite = ZoneKind::Lite(rule.option);
         // Below a link rule's path the view has a symlink: what a deeper rule governs is found
@@ -82,47 +80,126 @@ pub fn compile(rules: &[Rule], options: &CompileOptions) -> RuleTree {
         let home = links.home(&rule.path);
         match home {
             Home::View if !links.has(&rule.path) => {
-                tree.insert(&rule.path, zone(lite, 0));
+                out.insert(Home::View, &rule.path, zone(lite, 0));
                 continue;
             }
             Home::Persistent => {
-                let path = join(&persistent, &rule.path);
-                tree.insert(&path, zone(lite, persistent.len() + 1));
+                out.insert_kept(&rule.path, |strip| zone(lite, strip));
                 continue;
             }
             _ => {}
         }
         // /etc/ntp.conf -> ../.statelite/tmpfs/etc/ntp.conf, and that is the file, or for a
         // persistent rule one more link to ../../persistent/<node>/etc/ntp.conf.
-        let in_tmpfs = join(TMPFS, &rule.path);
-        let ups = rule.path.iter().filter(|b| **b == b'/').count();
-        let chain = |ups: usize, target: &[u8]| {
-            ZoneKind::Chain([&b"../".repeat(ups)[..], target].concat().into())
-        };
         if home == Home::View {
-            tree.insert(&rule.path, zone(chain(ups, &in_tmpfs), 0));
+            let chain = zone(ZoneKind::Chain(Chain::ToTmpfs), 0);
+            out.insert(Home::View, &rule.path, chain);
         }
         if links.has(&rule.path) && rule.option == LiteOption::Persistent {
-            let target = join(&[&b"persistent/"[..], &options.node].concat(), &rule.path);
-            tree.insert(&in_tmpfs, zone(chain(ups + 1, &target), 0));
-            let path = join(&persistent, &rule.path);
-            tree.insert(&path, zone(lite, persistent.len() + 1));
+            let chain = zone(ZoneKind::Chain(Chain::ToPersistent), 0);
+            out.insert(Home::Tmpfs, &rule.path, chain);
+            out.insert_kept(&rule.path, |strip| zone(lite, strip));
         } else {
-            tree.insert(&in_tmpfs, zone(lite, TMPFS.len() + 1));
+            out.insert(Home::Tmpfs, &rule.path, zone(lite, names(TMPFS)));
         }
     }
     if options.mtab {
         let mtab = b"etc/mtab";
-        let at = tree.place(&match links.home(mtab) {
-            Home::View => mtab.to_vec(),
-            Home::Tmpfs => join(TMPFS, mtab),
-            Home::Persistent => join(&persistent, mtab),
-        });
-        tree.nodes[at].mtab = true;
+        let at = out.place(links.home(mtab), mtab);
+        out.tree.mark_mtab(at);
     }
-    let outermost = tree.nodes[0].zone;
-    tree.settle(0, outermost);
-    tree
+    RuleTree {
+        shape: Arc::new(out.tree.finish(shareable)),
+        node: options.node.as_slice().into(),
+    }
+}
+
+/// Where a chain's symlink at `path` leads to.
+pub(super) fn target(chain: Chain, path: &[u8], node: &[u8]) -> Box<[u8]> {
+    let slashes = |path: &[u8]| path.iter().filter(|b| **b == b'/').count();
+    let up = |count| b"../".repeat(count);
+    match chain {
+        Chain::ToTmpfs => [&up(slashes(path))[..], TMPFS, b"/", path].concat(),
+        Chain::ToPersistent => {
+            let rule = path.get(TMPFS.len() + 1..).unwrap_or_default();
+            [&up(slashes(rule) + 1)[..], b"persistent/", node, b"/", rule].concat()
+        }
+    }
+    .into()
+}
+
+fn zone(kind: ZoneKind, strip: usize, dir: bool) -> Zone {
+    Zone {
+        kind,
+        dir,
+        strip: strip as u8,
+        rule: 0,
+        at: 0,
+    }
+}
+
+fn names(path: &[u8]) -> usize {
+    let names = path.split(|b| *b == b'/');
+    names.filter(|name| !name.is_empty()).count()
+}
+
+/// The tree that is being built, and for whom.
+struct Out<'a> {
+    tree: Builder,
+    node: &'a [u8],
+    /// The node's name is left open.
+    shareable: bool,
+}
+
+impl Out<'_> {
+    fn place(&mut self, home: Home, path: &[u8]) -> u32 {
+        let top = match home {
+            Home::View => 0,
+            Home::Tmpfs => self.tree.place(0, TMPFS),
+            Home::Default => self.tree.place(0, DEFAULT),
+            Home::Persistent => {
+                let all = self.tree.place(0, PERSISTENT);
+                match self.shareable {
+                    true => self.tree.own_name(all),
+                    false => self.tree.place(all, self.node),
+                }
+            }
+        };
+        self.tree.place(top, path)
+    }
+
+    fn insert(&mut self, home: Home, path: &[u8], zone: Zone) {
+        let at = self.place(home, path);
+        self.tree.begin(at, zone);
+    }
+
+    /// A zone below the node's directory; `zone` is told how many names that has.
+    fn insert_kept(&mut self, path: &[u8], zone: impl FnOnce(usize) -> Zone) {
+        let own = usize::from(!self.node.is_empty());
+        self.insert(Home::Persistent, path, zone(names(PERSISTENT) + own));
+    }
+
+    fn compat_dirs(&mut self, rules: &[Rule], persistent: bool) {
+        let view = |kind, dir| zone(kind, 0, dir);
+        self.insert(Home::View, b".statelite", view(ZoneKind::Virtual, true));
+        for (name, text) in [
+            (&b".statelite/litefile"[..], Text::Litefile),
+            (b".statelite/litetree", Text::Litetree),
+            (b".statelite/statelite.log", Text::Log),
+        ] {
+            self.insert(Home::View, name, view(ZoneKind::Text(text), false));
+        }
+        let mirror = |kind, strip| zone(ZoneKind::Mirror(kind), strip, true);
+        self.insert(Home::Tmpfs, b"", mirror(UpperKind::Tmpfs, names(TMPFS)));
+        if persistent {
+            self.insert_kept(b"", |strip| mirror(UpperKind::Persistent, strip));
+        }
+        self.insert(Home::View, DEFAULT, view(ZoneKind::Virtual, true));
+        for rule in rules.iter().filter(|rule| !rule.path.is_empty()) {
+            let default = zone(ZoneKind::Default, names(DEFAULT), rule.dir);
+            self.insert(Home::Default, &rule.path, default);
+        }
+    }
 }
 
 /// Where the content of a path lies, of those above it that are symlinks.
@@ -134,6 +211,8 @@ enum Home {
     Tmpfs,
     /// Below `.statelite/persistent/<node>`: every rule there is in its place, without a symlink.
     Persistent,
+    /// Below `.default`: the image's own version.
+    Default,
 }
 
 /// The rules that show as symlinks: path and option.
@@ -165,90 +244,6 @@ impl<'a> Links<'a> {
     }
 }
 
-fn compat_dirs(tree: &mut RuleTree, rules: &[Rule], options: &CompileOptions, persistent: &[u8]) {
-    let plain = |kind, strip, dir| Zone {
-        kind,
-        path: Box::default(),
-        strip,
-        dir,
-        rule: None,
-    };
-    tree.insert(b".statelite", plain(ZoneKind::Virtual, 0, true));
-    for (name, text) in [
-        (&b".statelite/litefile"[..], Text::Litefile),
-        (b".statelite/litetree", Text::Litetree),
-        (b".statelite/statelite.log", Text::Log),
-    ] {
-        tree.insert(name, plain(ZoneKind::Text(text), 0, false));
-    }
-    let mirror = |kind, path: &[u8]| plain(ZoneKind::Mirror(kind), path.len() + 1, true);
-    tree.insert(TMPFS, mirror(UpperKind::Tmpfs, TMPFS));
-    if options.persistent {
-        tree.insert(persistent, mirror(UpperKind::Persistent, persistent));
-    }
-    tree.insert(b".default", plain(ZoneKind::Virtual, 0, true));
-    for rule in rules.iter().filter(|rule| !rule.path.is_empty()) {
-        let zone = plain(ZoneKind::Default, ".default/".len(), rule.dir);
-        tree.insert(&join(b".default", &rule.path), zone);
-    }
-}
-
-fn join(dir: &[u8], path: &[u8]) -> Vec<u8> {
-    [dir, b"/", path].concat()
-}
-
-impl RuleTree {
-    /// The node of a path, made where it is not there.
-    fn place(&mut self, path: &[u8]) -> usize {
-        let mut at = 0usize;
-        for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
-            at = match self.nodes[at].children.get(name) {
-                Some(&child) => child as usize,
-                None => {
-                    let child = self.nodes.len();
-                    self.nodes.push(Node::default());
-                    self.nodes[at].children.insert(name.into(), child as u32);
-                    child
-                }
-            };
-        }
-        at
-    }
-
-    fn insert(&mut self, path: &[u8], mut zone: Zone) {
-        zone.path = path.into();
-        let at = self.place(path);
-        let id = self.zones.len() as u32;
-        self.zones.push(zone);
-        self.nodes[at].zone = id;
-        self.nodes[at].own = true;
-    }
-
-    /// Hands zones down to the nodes between rules, and marks what leads to a rule.
-    fn settle(&mut self, root: usize, zone: u32) {
-        let mut order = vec![(root, zone)];
-        let mut next = 0;
-        while next < order.len() {
-            let (at, inherited) = order[next];
-            next += 1;
-            if !self.nodes[at].own {
-                self.nodes[at].zone = inherited;
-            }
-            let zone = self.nodes[at].zone;
-            let children: Vec<u32> = self.nodes[at].children.values().copied().collect();
-            order.extend(children.into_iter().map(|child| (child as usize, zone)));
-        }
-        // Children come after their parents in `order`, so backwards settles from the leaves.
-        for &(at, _) in order.iter().rev() {
-            let below = self.nodes[at]
-                .children
-                .values()
-                .any(|child| self.nodes[*child as usize].guarded);
-            self.nodes[at].guarded = self.nodes[at].own || below;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,7 +258,7 @@ mod tests {
     }
 
     fn kind(tree: &RuleTree, path: &str) -> ZoneKind {
-        tree.zone(tree.walk(path.as_bytes()).zone).kind.clone()
+        tree.zone(tree.walk(path.as_bytes()).zone).kind
     }
 
     #[test]
@@ -338,9 +333,9 @@ mod tests {
         let mut kept = rule("/etc/keys", LiteOption::Persistent);
         (tmpfs.link, kept.link) = (true, true);
         let tree = compile(&[tmpfs, kept], &options);
-        let chain = |path: &str| match kind(&tree, path) {
-            ZoneKind::Chain(target) => String::from_utf8(target.to_vec()).unwrap(),
-            other => panic!("{path}: {other:?}"),
+        let chain = |path: &str| {
+            let target = tree.target(tree.zone(tree.walk(path.as_bytes()).zone));
+            String::from_utf8(target.unwrap().to_vec()).unwrap()
         };
         assert_eq!(chain("etc/ntp.conf"), "../.statelite/tmpfs/etc/ntp.conf");
         assert_eq!(

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use rustix::fs::SeekFrom;
 
+use super::obj::Stat;
 use super::{Errno, Res};
 
 /// One copy_file_range(2) call moves at most this much, so that a kill is not waited for long.
@@ -43,6 +44,28 @@ pub fn contents(from: impl AsFd, to: impl AsFd, size: u64) -> Res<()> {
         at = end;
     }
     rustix::fs::ftruncate(to, size)
+}
+
+/// Files up to this size are copied by one read and one write.
+const SMALL: u64 = 64 << 10;
+
+/// Is a file so small, and without holes, that blocks are not worth sharing?
+pub fn is_small(stat: &Stat) -> bool {
+    stat.size <= SMALL && stat.blocks * 512 >= stat.size
+}
+
+/// As [`contents`], for a file that is [small](is_small).
+///
+/// # Errors
+/// What reading or writing answers.
+pub fn small(from: impl AsFd, to: impl AsFd, size: u64) -> Res<()> {
+    let (from, to) = (from.as_fd(), to.as_fd());
+    let done = through_memory(from, 0, to, 0, size, 0)?;
+    match done == size {
+        true => Ok(()),
+        // It has become shorter meanwhile.
+        false => rustix::fs::ftruncate(to, size),
+    }
 }
 
 /// Copies `len` bytes from one file's offset to another's; stops early at the source's end.

@@ -14,7 +14,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 use super::Res;
 
 thread_local! {
-    static OWN_FS: Cell<bool> = const { Cell::new(false) };
+    /// The thread has an `fs_struct` of its own, with this umask.
+    static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
     static CAPS: Cell<Option<CapabilitySets>> = const { Cell::new(None) };
 }
 
@@ -39,7 +40,18 @@ impl Drop for Restore {
             // user ID changes on capabilities").
             set_fs_ids(0, 0);
         }
-        rustix::process::umask(Mode::empty());
+        // A usual umask may stay for the next caller, who most often has the same: it takes
+        // nothing from the owner, and all that the daemon makes for itself is the owner's alone.
+        if UMASK.get().is_none_or(|umask| umask & 0o700 != 0) {
+            set_umask(0);
+        }
+    }
+}
+
+fn set_umask(umask: u32) {
+    if UMASK.get() != Some(umask) {
+        rustix::process::umask(Mode::from_raw_mode(umask));
+        UMASK.set(Some(umask));
     }
 }
 
@@ -58,16 +70,15 @@ fn set_fs_ids(uid: u32, gid: u32) {
 /// # Errors
 /// What `work` returns; what unshare(2) or capset(2) return before it.
 pub fn as_caller<T>(caller: Caller, umask: u32, work: impl FnOnce() -> Res<T>) -> Res<T> {
-    if !OWN_FS.get() {
+    if UMASK.get().is_none() {
         // SAFETY: CLONE_FS only gives this thread its own root, working directory and umask; no
         // descriptor or memory is affected (unshare(2)).
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
-        rustix::process::umask(Mode::empty());
-        OWN_FS.set(true);
+        set_umask(0);
     }
     let ids = caller.uid != 0 || caller.gid != 0;
     let restore = Restore { ids };
-    rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
+    set_umask(umask & 0o777);
     if ids {
         let caps = match CAPS.get() {
             Some(caps) => caps,
@@ -102,4 +113,57 @@ fn fs_capabilities() -> CapabilitySet {
 /// this is for the thread that copies up before the first request.
 pub fn clear_umask() {
     rustix::process::umask(Mode::empty());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::Path;
+
+    const ROOT: Caller = Caller { uid: 0, gid: 0 };
+    const USER: Caller = Caller {
+        uid: 4711,
+        gid: 815,
+    };
+
+    fn make(caller: Caller, umask: u32, path: &Path) -> (u32, u32, u32) {
+        as_caller(caller, umask, || {
+            let mode = Mode::from_raw_mode(0o777);
+            rustix::fs::mkdir(path, mode)
+        })
+        .unwrap();
+        let made = path.metadata().unwrap();
+        (made.uid(), made.gid(), made.permissions().mode() & 0o7777)
+    }
+
+    #[test]
+    fn each_caller_has_its_own_ids_and_umask() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert_eq!(make(ROOT, 0o022, &at("a")), (0, 0, 0o755));
+        assert_eq!(make(USER, 0o022, &at("b")), (4711, 815, 0o755));
+        assert_eq!(make(ROOT, 0o777, &at("c")), (0, 0, 0));
+        // A umask that takes from the owner does not outlive its caller.
+        std::fs::create_dir(at("d")).unwrap();
+        let own = at("d").metadata().unwrap().permissions().mode();
+        assert_eq!(own & 0o7777, 0o777);
+        assert_eq!(make(USER, 0, &at("e")), (4711, 815, 0o777));
+    }
+
+    #[test]
+    fn a_panic_in_between_restores_the_thread() {
+        let dir = tempfile::tempdir().unwrap();
+        let panicked = std::panic::catch_unwind(|| {
+            as_caller(USER, 0o777, || -> Res<()> { panic!("as a test wants it") })
+        });
+        assert!(panicked.is_err());
+        let path = dir.path().join("after");
+        std::fs::create_dir(&path).unwrap();
+        let made = path.metadata().unwrap();
+        assert_eq!((made.uid(), made.gid()), (0, 0));
+        assert_eq!(made.permissions().mode() & 0o700, 0o700);
+        let fs = rustix::thread::capabilities(None).unwrap().effective;
+        assert!(fs.contains(CapabilitySet::DAC_OVERRIDE));
+    }
 }

@@ -1,15 +1,18 @@
 //! System calls with the shapes this crate needs. The only place where `unsafe` is allowed.
 //!
-//! Owns: confinement to a root (openat2), caller credentials, object-wise attribute calls.
+//! Owns: confinement to a root (openat2), caller credentials, object-wise attribute calls, fanotify.
 //! May not: know of layers, rules, inodes or FUSE; decide anything.
 
 pub mod close;
 pub mod copy;
 pub mod creds;
 pub mod dir;
+pub mod fanotify;
 pub mod fusemount;
 pub mod memory;
 pub mod obj;
+mod procfs;
+mod xattr;
 
 pub use rustix::io::Errno;
 

@@ -1,12 +1,12 @@
 //! Objects below a root: opening them confined to it, and reading and changing what belongs to
 //! the object itself (never to what a symlink in its place would point to).
 
-use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 
-use super::{Errno, Res};
+pub use super::xattr::Xattrs;
+use super::{Errno, Res, procfs, xattr};
 
 /// Longer paths are walked in pieces: PATH_MAX is 4096 (include/uapi/linux/limits.h).
 const PIECE: usize = 4000;
@@ -187,7 +187,7 @@ fn stat_at(fd: impl AsFd, name: &[u8], flags: AtFlags) -> Res<Stat> {
 
 /// The object behind an `O_PATH` descriptor as a path, for calls that take no such descriptor.
 /// The kernel goes straight to the object: nothing is looked up by name.
-fn proc_path(fd: BorrowedFd<'_>) -> String {
+pub(super) fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
@@ -197,6 +197,9 @@ fn proc_path(fd: BorrowedFd<'_>) -> String {
 /// open(2)'s.
 pub fn reopen(fd: impl AsFd, flags: OFlags) -> Res<OwnedFd> {
     let flags = (flags - OFlags::NOFOLLOW) | OFlags::CLOEXEC;
+    if let Some((proc, name)) = procfs::own(fd.as_fd()) {
+        return rustix::fs::openat(proc, name, flags, Mode::empty());
+    }
     rustix::fs::open(proc_path(fd.as_fd()), flags, Mode::empty())
 }
 
@@ -205,7 +208,11 @@ pub fn reopen(fd: impl AsFd, flags: OFlags) -> Res<OwnedFd> {
 /// # Errors
 /// chmod(2)'s.
 pub fn chmod(fd: impl AsFd, mode: u32) -> Res<()> {
-    rustix::fs::chmod(proc_path(fd.as_fd()), Mode::from_raw_mode(mode & 0o7777))
+    let mode = mode & 0o7777;
+    match xattr::chmod_empty(fd.as_fd(), mode) {
+        Some(done) => done,
+        None => rustix::fs::chmod(proc_path(fd.as_fd()), Mode::from_raw_mode(mode)),
+    }
 }
 
 /// chown of the object behind a descriptor, symlinks themselves.
@@ -250,76 +257,6 @@ pub fn set_times(fd: impl AsFd, atime: SetTime, mtime: SetTime) -> Res<()> {
         last_modification: mtime.spec(),
     };
     rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH)
-}
-
-/// Extended attributes of one object, symlinks themselves, through its (`O_PATH`) descriptor:
-/// the kernel's jump through "/proc/self/fd/N" ends at the object and follows nothing more.
-#[derive(Debug)]
-pub struct Xattrs<'fd> {
-    path: String,
-    /// The path means the object only while the descriptor is open.
-    _open: BorrowedFd<'fd>,
-}
-
-impl<'fd> Xattrs<'fd> {
-    /// Of the object behind a descriptor.
-    pub fn of(fd: &'fd impl AsFd) -> Xattrs<'fd> {
-        Xattrs {
-            path: proc_path(fd.as_fd()),
-            _open: fd.as_fd(),
-        }
-    }
-
-    /// Reads one attribute.
-    ///
-    /// # Errors
-    /// getxattr(2)'s, `ENODATA` where it is not there.
-    pub fn get(&self, name: &CStr) -> Res<Vec<u8>> {
-        sized(|buf| rustix::fs::getxattr(&self.path, name, buf))
-    }
-
-    /// Sets one attribute.
-    ///
-    /// # Errors
-    /// setxattr(2)'s.
-    pub fn set(&self, name: &CStr, value: &[u8], flags: XattrFlags) -> Res<()> {
-        rustix::fs::setxattr(&self.path, name, value, flags)
-    }
-
-    /// Removes one attribute.
-    ///
-    /// # Errors
-    /// removexattr(2)'s.
-    pub fn remove(&self, name: &CStr) -> Res<()> {
-        rustix::fs::removexattr(&self.path, name)
-    }
-
-    /// All names, each ended by a NUL, as listxattr(2) gives them.
-    ///
-    /// # Errors
-    /// listxattr(2)'s; a file system without attributes has an empty list.
-    pub fn list(&self) -> Res<Vec<u8>> {
-        match sized(|buf| rustix::fs::listxattr(&self.path, buf)) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Vec::new()),
-            other => other,
-        }
-    }
-}
-
-/// Calls with a small buffer first, with the largest that the kernel can fill where it is short
-/// (XATTR_SIZE_MAX and XATTR_LIST_MAX are 65536).
-fn sized(read: impl Fn(&mut [u8]) -> Res<usize>) -> Res<Vec<u8>> {
-    let mut small = [0u8; 256];
-    match read(&mut small) {
-        Ok(n) => Ok(small[..n].to_vec()),
-        Err(Errno::RANGE) => {
-            let mut large = vec![0u8; 65536];
-            let n = read(&mut large)?;
-            large.truncate(n);
-            Ok(large)
-        }
-        Err(e) => Err(e),
-    }
 }
 
 /// Clears what a write by someone without CAP_FSETID clears: the setuid bit, and the setgid bit of

@@ -10,8 +10,6 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use csv::ByteRecord;
-
 use super::source::RawTable;
 use super::{Origin, Problem};
 
@@ -23,22 +21,34 @@ pub struct Table {
     raw: Vec<u8>,
     columns: Vec<String>,
     rows: Vec<Record>,
+    /// The fields of all rows, one after the other: as many a row as there are columns.
+    fields: Vec<Field>,
+    /// Values that don't stand in the raw bytes as they are, since they have quotes in them.
+    unquoted: Vec<u8>,
 }
 
-/// One row as it was found: values, and where each field starts in the raw bytes.
-#[derive(Debug)]
+/// Where a row stands.
+#[derive(Clone, Copy, Debug)]
 struct Record {
     line: u64,
     line_start: usize,
-    values: ByteRecord,
-    starts: Box<[usize]>,
+}
+
+/// Where a field starts in the raw bytes, and where its value stands: there, or, from the raw
+/// bytes' end on, in the unquoted ones.
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    start: usize,
+    from: usize,
+    to: usize,
 }
 
 /// One enabled row of a [`Table`].
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'t> {
     table: &'t Table,
-    record: &'t Record,
+    record: Record,
+    fields: &'t [Field],
 }
 
 /// A row that cannot be read: where, what, what to do.
@@ -57,6 +67,8 @@ impl Table {
             raw: raw.bytes,
             columns: Vec::new(),
             rows: Vec::new(),
+            fields: Vec::new(),
+            unquoted: Vec::new(),
         };
         if table.raw.starts_with(&[0xff, 0xfe]) || table.raw.starts_with(&[0xfe, 0xff]) {
             problems.push(Problem::error(
@@ -78,6 +90,8 @@ impl Table {
                 table.keep(record, problems);
             }
         }
+        table.rows.shrink_to_fit();
+        table.fields.shrink_to_fit();
         table
     }
 
@@ -93,18 +107,29 @@ impl Table {
 
     /// The rows that are not disabled, in the file's order.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> {
-        self.rows.iter().map(|record| Row {
-            table: self,
-            record,
-        })
+        (0..self.rows.len()).map(|index| self.nth(index))
     }
 
     /// The n-th of [`rows`](Self::rows).
     pub fn row(&self, index: usize) -> Option<Row<'_>> {
-        self.rows.get(index).map(|record| Row {
+        (index < self.rows.len()).then(|| self.nth(index))
+    }
+
+    fn nth(&self, index: usize) -> Row<'_> {
+        let columns = self.columns.len();
+        Row {
             table: self,
-            record,
-        })
+            record: self.rows[index],
+            fields: &self.fields[index * columns..][..columns],
+        }
+    }
+
+    fn value(&self, field: &Field) -> &[u8] {
+        let (raw, length) = (self.raw.len(), field.to - field.from);
+        match field.from.checked_sub(raw) {
+            None => &self.raw[field.from..field.to],
+            Some(from) => &self.unquoted[from..from + length],
+        }
     }
 
     /// The table as a whole, for a message.
@@ -147,8 +172,8 @@ impl Table {
             return false;
         }
         let (line, start) = (reader.line, reader.line_start);
-        let (record, next) = match read_record(&self.raw, start + 1) {
-            Ok(found) => found,
+        let next = match self.read_record(start + 1) {
+            Ok(next) => next,
             Err(broken) => {
                 let at = self.position(line, start, broken.offset);
                 problems.push(Problem::error(at, broken.message, broken.help));
@@ -157,8 +182,10 @@ impl Table {
         };
         reader.advance(&self.raw, next);
         let mut sound = true;
-        for (value, offset) in record.0.iter().zip(&record.1) {
-            let name = String::from_utf8_lossy(value).trim().to_owned();
+        for field in std::mem::take(&mut self.fields) {
+            let name = String::from_utf8_lossy(self.value(&field))
+                .trim()
+                .to_owned();
             let fault = if name.is_empty() {
                 Some("a column without a name".to_owned())
             } else if self.columns.contains(&name) {
@@ -167,7 +194,7 @@ impl Table {
                 None
             };
             if let Some(message) = fault {
-                let at = self.position(line, start, *offset);
+                let at = self.position(line, start, field.start);
                 problems.push(Problem::error(at, message, HELP));
                 sound = false;
             }
@@ -179,22 +206,18 @@ impl Table {
         sound
     }
 
-    /// The next row that can be read; the others are reported.
-    fn next_record(&self, reader: &mut Reader, problems: &mut Vec<Problem>) -> Option<Record> {
+    /// The next row that can be read, its fields after those of all before it; the others are
+    /// reported.
+    fn next_record(&mut self, reader: &mut Reader, problems: &mut Vec<Problem>) -> Option<Record> {
         loop {
             self.skip_blank(reader);
             let (line, line_start) = (reader.line, reader.line_start);
             match self.raw.get(line_start)? {
                 b'#' => reader.advance(&self.raw, end_of_line(&self.raw, line_start)),
-                _ => match read_record(&self.raw, line_start) {
-                    Ok(((values, starts), next)) => {
+                _ => match self.read_record(line_start) {
+                    Ok(next) => {
                         reader.advance(&self.raw, next);
-                        return Some(Record {
-                            line,
-                            line_start,
-                            values,
-                            starts: starts.into(),
-                        });
+                        return Some(Record { line, line_start });
                     }
                     Err(broken) => {
                         let at = self.position(line, line_start, broken.offset);
@@ -206,14 +229,34 @@ impl Table {
         }
     }
 
-    /// Takes a row into the table where it has the right fields and isn't disabled.
+    /// Reads the fields of one record from `pos`, and says where the next starts.
+    fn read_record(&mut self, mut pos: usize) -> Result<usize, Broken> {
+        let before = self.fields.len();
+        loop {
+            let read = read_field(&self.raw, pos, &mut self.unquoted);
+            let (field, end) = read.inspect_err(|_| self.fields.truncate(before))?;
+            self.fields.push(field);
+            pos = match &self.raw[end..] {
+                [b',', ..] => end + 1,
+                [b'\r', b'\n', ..] => return Ok(end + 2),
+                [] => return Ok(end),
+                _ => return Ok(end + 1),
+            };
+        }
+    }
+
+    /// Takes the row that was just read into the table where it has the right fields and isn't
+    /// disabled.
     fn keep(&mut self, record: Record, problems: &mut Vec<Problem>) {
-        let (found, wanted) = (record.starts.len(), self.columns.len());
+        let wanted = self.columns.len();
+        let fields = &self.fields[self.rows.len() * wanted..];
+        let found = fields.len();
         if found != wanted {
             let field = if found > wanted { wanted } else { found - 1 };
-            let at = self.position(record.line, record.line_start, record.starts[field]);
-            let cut = !self.raw.ends_with(b"\n")
-                && self.raw.len() == record.starts[found - 1] + record.values[found - 1].len();
+            let at = self.position(record.line, record.line_start, fields[field].start);
+            let last = &fields[found - 1];
+            let cut =
+                !self.raw.ends_with(b"\n") && self.raw.len() == last.start + self.value(last).len();
             let help = match (found < wanted, cut) {
                 (true, true) => "the file ends inside this row: it looks truncated, dump it again",
                 (true, false) => {
@@ -223,22 +266,30 @@ impl Table {
             };
             let message = format!("the row has {found} fields, the header {wanted} columns");
             problems.push(Problem::error(at, message, help));
+            self.fields.truncate(self.rows.len() * wanted);
             return;
         }
-        let row = Row {
-            table: self,
-            record: &record,
-        };
-        match row.text("disable").trim().to_ascii_lowercase().as_str() {
-            "yes" | "1" => return,
-            "" | "no" | "0" => {}
-            other => problems.push(Problem::warning(
-                row.at("disable"),
-                format!("disable is \"{other}\": the row is used"),
-                "write yes or 1 to switch a row off, and nothing to use it",
-            )),
-        }
         self.rows.push(record);
+        let row = self.nth(self.rows.len() - 1);
+        let disabled = match row.text("disable").trim() {
+            "" => false,
+            word => match word.to_ascii_lowercase().as_str() {
+                "yes" | "1" => true,
+                "no" | "0" => false,
+                other => {
+                    problems.push(Problem::warning(
+                        row.at("disable"),
+                        format!("disable is \"{other}\": the row is used"),
+                        "write yes or 1 to switch a row off, and nothing to use it",
+                    ));
+                    false
+                }
+            },
+        };
+        if disabled {
+            self.rows.pop();
+            self.fields.truncate(self.rows.len() * wanted);
+        }
     }
 
     fn skip_blank(&self, reader: &mut Reader) {
@@ -258,9 +309,8 @@ impl Table {
 impl<'t> Row<'t> {
     /// The value of a column; empty where the table has no such column.
     pub fn get(&self, column: &str) -> &'t [u8] {
-        self.index(column)
-            .and_then(|i| self.record.values.get(i))
-            .unwrap_or_default()
+        let field = self.index(column).map(|i| &self.fields[i]);
+        field.map_or(&[], |field| self.table.value(field))
     }
 
     /// The value of a column as text.
@@ -270,16 +320,14 @@ impl<'t> Row<'t> {
 
     /// Where a column's field starts: at its opening quote, where it has one.
     pub fn at(&self, column: &str) -> Origin {
-        let start = self
-            .index(column)
-            .map_or(self.record.starts[0], |i| self.record.starts[i]);
+        let start = self.fields[self.index(column).unwrap_or(0)].start;
         self.table
             .position(self.record.line, self.record.line_start, start)
     }
 
     /// Where the byte at `offset` of a column's value stands.
     pub fn at_byte(&self, column: &str, offset: usize) -> Origin {
-        let Some(start) = self.index(column).map(|i| self.record.starts[i]) else {
+        let Some(start) = self.index(column).map(|i| self.fields[i].start) else {
             return self.at(column);
         };
         let raw = &self.table.raw;
@@ -332,33 +380,39 @@ fn find(raw: &[u8], from: usize, is: impl Fn(u8) -> bool) -> Option<usize> {
         .map(|n| from + n)
 }
 
-type Fields = (ByteRecord, Vec<usize>);
-
-/// Reads one record from `pos`, and says where the next starts.
-fn read_record(raw: &[u8], mut pos: usize) -> Result<(Fields, usize), Broken> {
-    let mut values = ByteRecord::new();
-    let mut starts = Vec::new();
-    loop {
-        starts.push(pos);
-        let (value, end) = match raw.get(pos) {
-            Some(b'"') => quoted(raw, pos)?,
-            _ => unquoted(raw, pos)?,
-        };
-        if let Some(nul) = find(&raw[..end], pos, |b| b == 0) {
-            return Err(Broken {
-                offset: nul,
-                message: "a NUL byte in a value".into(),
-                help: "the file is damaged, or no text: dump the table again",
-            });
+/// Reads the field at `pos`, and says where it ends; a value that has quotes in it goes to
+/// `unquoted`.
+fn read_field(raw: &[u8], pos: usize, unquoted: &mut Vec<u8>) -> Result<(Field, usize), Broken> {
+    let (value, end, opening) = match raw.get(pos) {
+        Some(b'"') => {
+            let (value, end) = quoted(raw, pos)?;
+            (value, end, 1)
         }
-        values.push_field(&value);
-        pos = match &raw[end..] {
-            [b',', ..] => end + 1,
-            [b'\r', b'\n', ..] => return Ok(((values, starts), end + 2)),
-            [] => return Ok(((values, starts), end)),
-            _ => return Ok(((values, starts), end + 1)),
-        };
+        _ => {
+            let (value, end) = plain(raw, pos)?;
+            (value, end, 0)
+        }
+    };
+    if let Some(nul) = find(&raw[..end], pos, |b| b == 0) {
+        return Err(Broken {
+            offset: nul,
+            message: "a NUL byte in a value".into(),
+            help: "the file is damaged, or no text: dump the table again",
+        });
     }
+    let from = match &value {
+        Cow::Borrowed(_) => pos + opening,
+        Cow::Owned(value) => {
+            unquoted.extend_from_slice(value);
+            raw.len() + unquoted.len() - value.len()
+        }
+    };
+    let field = Field {
+        start: pos,
+        from,
+        to: from + value.len(),
+    };
+    Ok((field, end))
 }
 
 /// A field from its opening quote at `open`: its value, and the offset after its closing quote.
@@ -404,7 +458,7 @@ fn quoted(raw: &[u8], open: usize) -> Result<(Cow<'_, [u8]>, usize), Broken> {
 }
 
 /// A field without quotes from `start`: its value and the offset after it.
-fn unquoted(raw: &[u8], start: usize) -> Result<(Cow<'_, [u8]>, usize), Broken> {
+fn plain(raw: &[u8], start: usize) -> Result<(Cow<'_, [u8]>, usize), Broken> {
     let stop = find(raw, start, |b| matches!(b, b',' | b'\n' | b'"')).unwrap_or(raw.len());
     let end = match raw.get(stop) {
         Some(b'"') => {
@@ -426,177 +480,4 @@ fn unquoted(raw: &[u8], start: usize) -> Result<(Cow<'_, [u8]>, usize), Broken> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn parse(bytes: &[u8]) -> (Table, Vec<String>) {
-        let mut problems = Vec::new();
-        let raw = RawTable {
-            file: "t.csv".into(),
-            bytes: bytes.to_vec(),
-        };
-        let table = Table::parse("t", raw, &mut problems);
-        (table, problems.iter().map(ToString::to_string).collect())
-    }
-
-    fn values(table: &Table, column: &str) -> Vec<String> {
-        table.rows().map(|r| r.text(column).into_owned()).collect()
-    }
-
-    #[test]
-    fn columns_are_found_by_name_and_unknown_ones_are_kept() {
-        let (t, p) =
-            parse(b"#b,a,mine,disable\n\"1\",\"2\",x,\n3,4,\"y\",no\n5,6,z,yes\n7,8,w,1\n");
-        assert!(p.is_empty(), "{p:?}");
-        assert_eq!(values(&t, "a"), ["2", "4"]);
-        assert_eq!(values(&t, "mine"), ["x", "y"]);
-        assert_eq!(values(&t, "absent"), ["", ""]);
-        assert_eq!(
-            t.columns().collect::<Vec<_>>(),
-            ["b", "a", "mine", "disable"]
-        );
-        assert_eq!(t.name(), "t");
-    }
-
-    #[test]
-    fn quotes_newlines_crlf_bom_and_bytes() {
-        let (t, p) = parse(
-            b"\xef\xbb\xbf#a,b\r\n\"x \"\"y\"\" z\",\"two\r\nlines\"\r\n\r\n# a comment\r\n\"\xff\xfe\",\"\"\r\nplain,end",
-        );
-        assert!(p.is_empty(), "{p:?}");
-        assert_eq!(values(&t, "a"), ["x \"y\" z", "\u{fffd}\u{fffd}", "plain"]);
-        assert_eq!(t.row(1).unwrap().get("a"), b"\xff\xfe");
-        assert_eq!(t.row(0).unwrap().get("b"), b"two\r\nlines");
-        assert_eq!(t.row(2).unwrap().get("b"), b"end");
-        let at = |row: usize, column| t.row(row).unwrap().at(column).to_string();
-        assert_eq!(at(0, "a"), "t.csv:2:1");
-        assert_eq!(at(0, "b"), "t.csv:2:13");
-        assert_eq!(at(1, "b"), "t.csv:6:6");
-        assert_eq!(at(2, "b"), "t.csv:7:7");
-        let byte = |row: usize, column, n| t.row(row).unwrap().at_byte(column, n).to_string();
-        assert_eq!(byte(0, "a", 0), "t.csv:2:2");
-        assert_eq!(byte(0, "a", 3), "t.csv:2:6", "after a doubled quote");
-        assert_eq!(byte(0, "b", 5), "t.csv:3:1");
-        assert_eq!(byte(2, "b", 1), "t.csv:7:8");
-    }
-
-    #[test]
-    fn what_is_broken_is_named_and_the_rest_is_read() {
-        let (t, p) = parse(
-            b"#a,b\n1,2\n\"open,x\n3,4\n5\n6,7,8\n\"x\"y,1\nq\"r,1\n9,\0\n10,11\n\"12\",\"13\n\"14\",15\n16,\"end",
-        );
-        assert_eq!(values(&t, "a"), ["1", "3", "10", "14"]);
-        let expected = [
-            "t.csv:3:1: error: the quote that opens here is not closed in its line",
-            "t.csv:5:1: error: the row has 1 fields, the header 2 columns",
-            "t.csv:6:5: error: the row has 3 fields, the header 2 columns",
-            "t.csv:7:4: error: text after the closing quote",
-            "t.csv:8:2: error: a quote inside a field that does not begin with one",
-            "t.csv:9:3: error: a NUL byte in a value",
-            "t.csv:11:6: error: the quote that opens here is not closed in its line",
-            "t.csv:13:4: error: the quote that opens here is never closed",
-        ];
-        assert_eq!(p.len(), expected.len(), "{p:#?}");
-        for (found, expected) in p.iter().zip(expected) {
-            assert!(found.starts_with(expected), "{found} / {expected}");
-        }
-        let (_, p) = parse(b"#a,b,c\n1,2");
-        assert!(p[0].contains("truncated"), "{p:?}");
-    }
-
-    #[test]
-    fn a_table_needs_a_header() {
-        for (bytes, expected) in [
-            (&b""[..], "t.csv:1:1: error: the table is empty"),
-            (b"\n\n", "t.csv:1:1: error: the table is empty"),
-            (
-                b"a,b\n1,2\n",
-                "t.csv:1:1: error: the first line is no header",
-            ),
-            (
-                b"#a,b,a\n1,2,3\n",
-                "t.csv:1:6: error: the column a stands twice",
-            ),
-            (
-                b"#a,,b\n1,2,3\n",
-                "t.csv:1:4: error: a column without a name",
-            ),
-            (
-                b"#\"a,b\n",
-                "t.csv:1:2: error: the quote that opens here is never closed",
-            ),
-            (
-                b"\xff\xfe#\0a\0",
-                "t.csv:1:1: error: the table is in UTF-16",
-            ),
-        ] {
-            let (t, p) = parse(bytes);
-            assert_eq!(t.rows().len(), 0);
-            assert!(p[0].starts_with(expected), "{p:?} / {expected}");
-            assert_eq!(p.len(), 1, "{p:?}");
-        }
-    }
-
-    #[test]
-    fn an_odd_disable_is_told() {
-        let (t, p) = parse(b"#a,disable\n1,maybe\n2,YES\n");
-        assert_eq!(values(&t, "a"), ["1"]);
-        assert!(
-            p[0].starts_with("t.csv:2:3: warning: disable is \"maybe\""),
-            "{p:?}"
-        );
-    }
-
-    fn quote(value: &[u8]) -> Vec<u8> {
-        let mut out = vec![b'"'];
-        for b in value {
-            out.extend(std::iter::repeat_n(*b, if *b == b'"' { 2 } else { 1 }));
-        }
-        out.push(b'"');
-        out
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            parse(&bytes);
-            let mut headed = b"#a,b\n".to_vec();
-            headed.extend(bytes);
-            parse(&headed);
-        }
-
-        #[test]
-        fn csv_like_bytes_are_read_without_a_panic(text in "[#a,\"\r\n\u{0}]{0,60}") {
-            let (t, _) = parse(format!("#a,b\n{text}").as_bytes());
-            for row in t.rows() {
-                prop_assert!(row.at("b").line >= row.line());
-                row.at_byte("b", row.get("b").len());
-            }
-        }
-
-        #[test]
-        fn sound_tables_read_as_the_csv_crate_reads_them(
-            rows in proptest::collection::vec(
-                (proptest::collection::vec(1..=255u8, 0..12), "[a-z/ ]{0,8}"), 0..8),
-            crlf: bool,
-        ) {
-            let end: &[u8] = if crlf { b"\r\n" } else { b"\n" };
-            let mut bytes = [b"#a,b", end].concat();
-            for (a, b) in &rows {
-                bytes.extend([quote(a).as_slice(), b",", b.as_bytes(), end].concat());
-            }
-            let (table, problems) = parse(&bytes);
-            prop_assert!(problems.is_empty(), "{:?}", problems);
-            let mut oracle = csv::ReaderBuilder::new().from_reader(bytes.as_slice());
-            let theirs: Vec<ByteRecord> = oracle.byte_records().map(Result::unwrap).collect();
-            prop_assert_eq!(table.rows().len(), theirs.len());
-            for (row, their) in table.rows().zip(&theirs) {
-                prop_assert_eq!(row.get("a"), &their[0]);
-                prop_assert_eq!(row.get("b"), &their[1]);
-                // With CRLF the crate counts a line when it meets the next record's LF.
-                prop_assert!(crlf || row.line() == their.position().unwrap().line());
-            }
-        }
-    }
-}
+mod tests;

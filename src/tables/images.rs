@@ -4,24 +4,23 @@
 //! Owns: nodetype, osimage, linuximage; the precedence name, ALL, blank, group. May not: look
 //! into an image.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
 use super::book::Book;
 use super::csv::Table;
-use super::litefile::LiteRow;
-use super::litetree::LiteTree;
+use super::litefile::LiteRows;
+use super::litetree::LiteTrees;
 use super::nodes::split_list;
 use super::{ImageSpec, LiteOption, Origin, Problem, RuleRow, nearest, paths};
 
-/// What applies to one image, the same for each node that runs it.
+/// What applies to one image, the same for each node that runs it, and for every other image of
+/// the same [`Ranks`].
 #[derive(Debug)]
 pub(crate) struct ImageRows {
     /// The winning litefile rows, sorted by path.
-    pub(crate) rules: Arc<[RuleRow]>,
+    pub(crate) rules: Arc<[Arc<RuleRow>]>,
     /// Which of the litefile rows they are, in the same order.
     pub(crate) rows: Vec<usize>,
     /// Indexes of the litetree rows, in order of use.
@@ -31,80 +30,76 @@ pub(crate) struct ImageRows {
     /// Where the first localdisk rule stands.
     pub(crate) localdisk: Option<Origin>,
     /// Paths that stand twice.
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) problems: Arc<[Problem]>,
+}
+
+/// How specific the rows of each image column are for an image: all that choosing depends on.
+#[derive(Clone, Debug, Eq, PartialEq, Hash)]
+pub(crate) struct Ranks {
+    lite: Vec<Option<Rank>>,
+    trees: Vec<Option<Rank>>,
+}
+
+impl Ranks {
+    /// Of the image, for the columns that litefile and litetree have.
+    pub(crate) fn of(image: &ImageSpec, lite: &LiteRows, trees: &LiteTrees) -> Self {
+        let rank = |column| rank(column, &image.name, &image.groups);
+        Self {
+            lite: lite.columns.values().map(rank).collect(),
+            trees: trees.columns.values().map(rank).collect(),
+        }
+    }
 }
 
 impl ImageRows {
     /// Chooses the rows of an image: for one path the most specific, and the first of those that
     /// are equally so.
-    pub(crate) fn choose(
-        image: &str,
-        groups: &[String],
-        litefile: Option<&Table>,
-        lite: &[LiteRow],
-        trees: &[LiteTree],
-    ) -> Self {
-        let place = |row: &LiteRow| {
-            let row = litefile.and_then(|table| table.row(row.row));
-            row.map_or_else(Origin::default, |row| row.at("file"))
-        };
-        let mut chosen: HashMap<&[u8], (Rank, usize)> = HashMap::new();
+    pub(crate) fn choose(ranks: &Ranks, lite: &LiteRows, trees: &LiteTrees) -> Self {
+        let mut rows: Vec<usize> = Vec::new();
         let mut problems = Vec::new();
-        for (i, row) in lite.iter().enumerate() {
-            let Some(rank) = rank(&row.image, image, groups) else {
-                continue;
-            };
-            match chosen.entry(&row.path) {
-                Entry::Vacant(free) => {
-                    free.insert((rank, i));
-                }
-                Entry::Occupied(mut taken) => {
-                    let (other, first) = *taken.get();
-                    if rank < other {
-                        taken.insert((rank, i));
-                    } else if rank == other {
+        let rule = |row: usize| &lite.rows[row].rule;
+        let of_path = |a: &usize, b: &usize| rule(*a).path == rule(*b).path;
+        for same in lite.by_path.chunk_by(of_path) {
+            let mut chosen: Option<(Rank, usize)> = None;
+            for &row in same {
+                let Some(rank) = ranks.lite[lite.rows[row].column] else {
+                    continue;
+                };
+                match chosen {
+                    Some((other, _)) if rank > other => {}
+                    Some((other, first)) if rank == other => {
                         let message = format!(
                             "{} stands in line {} already",
-                            String::from_utf8_lossy(&row.path),
-                            place(&lite[first]).line
+                            String::from_utf8_lossy(&rule(row).path),
+                            rule(first).at.line
                         );
                         let help = "the first row counts: remove one of them";
-                        problems.push(Problem::warning(place(row), message, help));
+                        problems.push(Problem::warning(rule(row).at.clone(), message, help));
                     }
+                    _ => chosen = Some((rank, row)),
                 }
             }
+            rows.extend(chosen.map(|(_, row)| row));
         }
-        let mut rows: Vec<usize> = chosen.into_values().map(|(_, i)| i).collect();
-        rows.sort_by(|a, b| lite[*a].path.cmp(&lite[*b].path));
-        let rule = |i: &usize| {
-            let row = &lite[*i];
-            RuleRow {
-                path: row.path.clone(),
-                dir: row.dir,
-                option: row.option,
-                link: row.link,
-                at: place(row),
-            }
-        };
-        let applies = |tree: &LiteTree| rank(&tree.image, image, groups).is_some();
-        let rules: Arc<[RuleRow]> = rows.iter().map(rule).collect();
+        let rules: Arc<[Arc<RuleRow>]> = rows.iter().map(|row| rule(*row).clone()).collect();
         let first = |option| {
             let first = rules.iter().find(|rule| rule.option == option);
             first.map(|rule| rule.at.clone())
         };
+        let applies = |tree: &usize| ranks.trees[trees.rows[*tree].column].is_some();
         Self {
             persistent: first(LiteOption::Persistent),
             localdisk: first(LiteOption::Localdisk),
             rules,
             rows,
-            trees: (0..trees.len()).filter(|i| applies(&trees[*i])).collect(),
-            problems,
+            trees: (0..trees.rows.len()).filter(applies).collect(),
+            problems: problems.into(),
         }
     }
 }
 
 /// How specific a row is; lower is more so.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub(crate) enum Rank {
     /// The image's name.
     Name,
@@ -370,7 +365,7 @@ mod tests {
         }
     }
 
-    fn choose(text: &str) -> (ImageRows, Vec<LiteRow>) {
+    fn choose(text: &str) -> (ImageRows, LiteRows) {
         let mut problems = Vec::new();
         let raw = super::super::RawTable {
             file: "litefile.csv".into(),
@@ -379,11 +374,14 @@ mod tests {
         let table = Table::parse("litefile", raw, &mut problems);
         let rows = litefile::read(&table, &mut problems);
         assert!(problems.is_empty(), "{problems:?}");
-        let groups = ["g1".to_owned(), "g2".to_owned()];
-        (
-            ImageRows::choose("img", &groups, Some(&table), &rows, &[]),
-            rows,
-        )
+        let image = ImageSpec {
+            name: "img".into(),
+            groups: vec!["g1".into(), "g2".into()],
+            rootimg: "/".into(),
+        };
+        let trees = LiteTrees::default();
+        let ranks = Ranks::of(&image, &rows, &trees);
+        (ImageRows::choose(&ranks, &rows, &trees), rows)
     }
 
     #[test]
@@ -424,7 +422,7 @@ mod tests {
             }
             prop_assert_eq!(&found.rows, &expected);
             for (rule, i) in found.rules.iter().zip(&expected) {
-                prop_assert_eq!(rule.option, lite[*i].option);
+                prop_assert_eq!(rule.option, lite.rows[*i].rule.option);
                 prop_assert_eq!(rule.at.line, *i as u64 + 2);
             }
         }

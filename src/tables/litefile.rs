@@ -3,8 +3,11 @@
 //! Owns: options and their synonyms, rows as typed rules. May not: choose between rows for one
 //! image.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use super::csv::{Row, Table};
-use super::{LiteOption, Problem, nearest, paths};
+use super::{LiteOption, Problem, RuleRow, nearest, paths};
 
 /// Every way to write an option; the second is true where xCAT makes a link of it.
 const OPTIONS: [(&str, LiteOption, bool); 12] = [
@@ -22,36 +25,80 @@ const OPTIONS: [(&str, LiteOption, bool); 12] = [
     ("link,ro", LiteOption::Ro, true),
 ];
 
+/// The rows of litefile that can be used.
+#[derive(Debug, Default)]
+pub(crate) struct LiteRows {
+    /// In the table's order.
+    pub(crate) rows: Vec<LiteRow>,
+    /// What the image column of some row has, each once.
+    pub(crate) columns: Columns,
+    /// Indexes of `rows`, sorted by path; those of one path in the table's order.
+    pub(crate) by_path: Vec<usize>,
+}
+
 /// One row of litefile that can be used.
 #[derive(Debug)]
 pub(crate) struct LiteRow {
-    /// The image column.
-    pub(crate) image: String,
-    /// The path, tidied.
-    pub(crate) path: Vec<u8>,
-    /// It was written with a trailing slash.
-    pub(crate) dir: bool,
-    /// The option.
-    pub(crate) option: LiteOption,
-    /// xCAT makes a link of it.
-    pub(crate) link: bool,
+    /// The image column: an index of the columns.
+    pub(crate) column: usize,
+    /// The rule, as every image that it applies to has it.
+    pub(crate) rule: Arc<RuleRow>,
     /// Which row of the table.
     pub(crate) row: usize,
 }
 
+/// The different values of an image column: far fewer than rows.
+#[derive(Debug, Default)]
+pub(crate) struct Columns {
+    values: Vec<String>,
+    known: HashMap<String, usize>,
+}
+
+impl Columns {
+    /// The index of a value.
+    pub(crate) fn index(&mut self, value: &str) -> usize {
+        if let Some(index) = self.known.get(value) {
+            return *index;
+        }
+        self.known.insert(value.to_owned(), self.values.len());
+        self.values.push(value.to_owned());
+        self.values.len() - 1
+    }
+
+    /// All values, by their index.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &str> {
+        self.values.iter().map(String::as_str)
+    }
+}
+
+impl std::ops::Index<usize> for Columns {
+    type Output = str;
+
+    fn index(&self, index: usize) -> &str {
+        &self.values[index]
+    }
+}
+
 /// Reads litefile; rows that can't be used are reported and left out.
-pub(crate) fn read(table: &Table, problems: &mut Vec<Problem>) -> Vec<LiteRow> {
-    let mut rows = Vec::with_capacity(table.rows().len());
+pub(crate) fn read(table: &Table, problems: &mut Vec<Problem>) -> LiteRows {
+    let mut found = LiteRows {
+        rows: Vec::with_capacity(table.rows().len()),
+        ..LiteRows::default()
+    };
     for (i, row) in table.rows().enumerate() {
-        match read_row(i, row) {
-            Ok(found) => rows.push(found),
+        match read_row(i, row, &mut found.columns) {
+            Ok(row) => found.rows.push(row),
             Err(problem) => problems.push(problem),
         }
     }
-    rows
+    let rows = &found.rows;
+    let mut by_path: Vec<usize> = (0..rows.len()).collect();
+    by_path.sort_unstable_by(|a, b| (&rows[*a].rule.path, a).cmp(&(&rows[*b].rule.path, b)));
+    found.by_path = by_path;
+    found
 }
 
-fn read_row(index: usize, row: Row<'_>) -> Result<LiteRow, Problem> {
+fn read_row(index: usize, row: Row<'_>, columns: &mut Columns) -> Result<LiteRow, Problem> {
     let path = paths::clean(row.get("file")).map_err(|fault| {
         let at = row.at_byte("file", fault.offset);
         Problem::error(at, format!("the path {}", fault.what), fault.help)
@@ -65,24 +112,30 @@ fn read_row(index: usize, row: Row<'_>) -> Result<LiteRow, Problem> {
             "name each file, or use tmpfs, where directories of several litetrees are merged";
         return Err(Problem::error(row.at("options"), message, help));
     }
-    let image = row.text("image").trim().to_owned();
     Ok(LiteRow {
-        image,
-        path: path.bytes,
-        dir: path.dir,
-        option,
-        link,
+        column: columns.index(row.text("image").trim()),
+        rule: Arc::new(RuleRow {
+            path: path.bytes,
+            dir: path.dir,
+            option,
+            link,
+            at: row.at("file"),
+        }),
         row: index,
     })
 }
 
 /// What an options column says; blank is xCAT's default, a link into tmpfs.
 fn parse_option(text: &str) -> Result<(LiteOption, bool), (String, String)> {
+    let known = |word: &str| OPTIONS.iter().find(|(known, ..)| *known == word);
+    if let Some((_, option, link)) = known(text) {
+        return Ok((*option, *link));
+    }
     let word: String = text.split_whitespace().collect();
     if word.is_empty() {
         return Ok((LiteOption::Tmpfs, true));
     }
-    if let Some((_, option, link)) = OPTIONS.iter().find(|(known, ..)| *known == word) {
+    if let Some((_, option, link)) = known(&word) {
         return Ok((*option, *link));
     }
     let known = OPTIONS.map(|(known, ..)| known);
@@ -100,7 +153,7 @@ mod tests {
     use super::super::RawTable;
     use super::*;
 
-    fn read_text(text: impl AsRef<[u8]>) -> (Vec<LiteRow>, Vec<String>) {
+    fn read_text(text: impl AsRef<[u8]>) -> (LiteRows, Vec<String>) {
         let mut problems = Vec::new();
         let raw = RawTable {
             file: "litefile.csv".into(),
@@ -139,8 +192,10 @@ mod tests {
         let (rows, problems) = read_text(
             b"#image,file,options\nALL,/etc/x,persistant\nALL,/etc/y/,con\nALL,etc,ro\nALL,,ro\nALL,\"/a/../b\",ro\nALL,/f\xff,rw\nALL,/z/,\"link,con\"\nALL,/q,frobnicate\n",
         );
+        let rows = rows.rows;
         assert_eq!(rows.len(), 1);
-        assert_eq!((rows[0].path.as_slice(), rows[0].row), (&b"/f\xff"[..], 5));
+        assert_eq!(rows[0].rule.path, b"/f\xff");
+        assert_eq!(rows[0].row, 5);
         let expected = [
             "litefile.csv:2:12: error: unknown option \"persistant\" (did you mean \"persistent\"? the options are \"tmpfs\"",
             "litefile.csv:3:13: error: /etc/y/ is a directory: con is for files only",

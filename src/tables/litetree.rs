@@ -4,13 +4,23 @@
 
 use super::context::Context;
 use super::csv::{Row, Table};
+use super::litefile::Columns;
 use super::{Priority, Problem, TreeRow, location, vars};
+
+/// The rows of litetree that can be used.
+#[derive(Debug, Default)]
+pub(crate) struct LiteTrees {
+    /// In order of use.
+    pub(crate) rows: Vec<LiteTree>,
+    /// What the image column of some row has, each once.
+    pub(crate) columns: Columns,
+}
 
 /// One row of litetree that can be used.
 #[derive(Debug)]
 pub(crate) struct LiteTree {
-    /// The image column.
-    pub(crate) image: String,
+    /// The image column: an index of the columns.
+    pub(crate) column: usize,
     /// Lowest first.
     pub(crate) priority: Priority,
     /// Which row of the table.
@@ -19,19 +29,24 @@ pub(crate) struct LiteTree {
 
 /// Reads litetree in order of use: lowest priority number first, equal ones in the table's order,
 /// none of which is lost.
-pub(crate) fn read(table: &Table, problems: &mut Vec<Problem>) -> Vec<LiteTree> {
-    let mut trees = Vec::new();
+pub(crate) fn read(table: &Table, problems: &mut Vec<Problem>) -> LiteTrees {
+    let mut trees = LiteTrees::default();
     for (index, row) in table.rows().enumerate() {
-        match read_row(index, row, problems) {
-            Ok(tree) => trees.push(tree),
+        match read_row(index, row, &mut trees.columns, problems) {
+            Ok(tree) => trees.rows.push(tree),
             Err(problem) => problems.push(problem),
         }
     }
-    trees.sort_by_key(|tree| tree.priority);
+    trees.rows.sort_by_key(|tree| tree.priority);
     trees
 }
 
-fn read_row(index: usize, row: Row<'_>, problems: &mut Vec<Problem>) -> Result<LiteTree, Problem> {
+fn read_row(
+    index: usize,
+    row: Row<'_>,
+    columns: &mut Columns,
+    problems: &mut Vec<Problem>,
+) -> Result<LiteTree, Problem> {
     if row.get("directory").trim_ascii().is_empty() {
         let help = "write /path or host:/path, or remove the row";
         return Err(Problem::error(
@@ -61,7 +76,7 @@ fn read_row(index: usize, row: Row<'_>, problems: &mut Vec<Problem>) -> Result<L
         })?,
     };
     Ok(LiteTree {
-        image: row.text("image").trim().to_owned(),
+        column: columns.index(row.text("image").trim()),
         priority,
         row: index,
     })
@@ -103,7 +118,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read_text(text: &str) -> (Table, Vec<LiteTree>, Vec<String>) {
+    fn read_text(text: &str) -> (Table, LiteTrees, Vec<String>) {
         let mut problems = Vec::new();
         let raw = RawTable {
             file: "litetree.csv".into(),
@@ -124,6 +139,7 @@ mod tests {
             read_text("#priority,image,directory\n2,,/b\nx,,/c\n1.5,,/d\n,,/e\n-1,ALL,/f\n1,,\n");
         assert_eq!(
             trees
+                .rows
                 .iter()
                 .map(|t| t.priority.to_string())
                 .collect::<Vec<_>>(),
@@ -148,7 +164,7 @@ mod tests {
                 text += &format!("{priority},,/tree{i}\n");
             }
             let (_, trees, _) = read_text(&text);
-            let found: Vec<(String, usize)> = trees.iter().map(|t| (t.priority.to_string(), t.row)).collect();
+            let found: Vec<(String, usize)> = trees.rows.iter().map(|t| (t.priority.to_string(), t.row)).collect();
             let mut expected: Vec<(i64, usize)> = priorities.into_iter().enumerate().map(|(i, p)| (p, i)).collect();
             expected.sort();
             let expected: Vec<(String, usize)> = expected.into_iter().map(|(p, i)| (p.to_string(), i)).collect();

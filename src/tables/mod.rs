@@ -20,6 +20,7 @@ mod nodes;
 mod paths;
 mod source;
 mod spec;
+pub(crate) mod spread;
 mod statelite;
 mod strict;
 #[cfg(test)]
@@ -38,9 +39,9 @@ use crate::config::Config;
 use book::Book;
 use command::Commands;
 use context::Context;
-use images::ImageRows;
-use litefile::LiteRow;
-use litetree::LiteTree;
+use images::{ImageRows, Ranks};
+use litefile::LiteRows;
+use litetree::LiteTrees;
 use location::LocalHosts;
 use nodes::Nodes;
 
@@ -54,12 +55,12 @@ pub use spec::*;
 pub struct Tables {
     book: Book,
     nodes: Nodes,
-    lite: Vec<LiteRow>,
-    trees: Vec<LiteTree>,
+    lite: LiteRows,
+    trees: LiteTrees,
     problems: Vec<Problem>,
     commands: Commands,
     hosts: OnceLock<LocalHosts>,
-    images: Mutex<HashMap<String, Arc<ImageRows>>>,
+    images: Mutex<HashMap<Ranks, Arc<OnceLock<Arc<ImageRows>>>>>,
 }
 
 /// Why the tables say nothing of a node.
@@ -145,6 +146,19 @@ impl Tables {
 
     /// All that the tables say of one node.
     pub fn node(&self, node: &str, config: &Config) -> Result<NodeSpec, TablesError> {
+        let (mut spec, of_rows) = self.node_alone(node, config)?;
+        spec.problems.extend(of_rows.iter().cloned());
+        spec.problems.sort();
+        Ok(spec)
+    }
+
+    /// As [`node`](Self::node), without the problems of the rows, which all nodes of its image
+    /// have: those come beside it.
+    pub(crate) fn node_alone(
+        &self,
+        node: &str,
+        config: &Config,
+    ) -> Result<(NodeSpec, Arc<[Problem]>), TablesError> {
         let Some(known) = self.nodes.known(node) else {
             let near = nearest::hint(node, self.nodes.names());
             return Err(TablesError::UnknownNode {
@@ -152,15 +166,13 @@ impl Tables {
                 near,
             });
         };
-        let (mut spec, rows) =
+        let (spec, rows) =
             self.evaluate(known, config)
                 .map_err(|problem| TablesError::NoImage {
                     node: node.to_owned(),
                     problem: Box::new(problem),
                 })?;
-        spec.problems.extend(rows.problems.iter().cloned());
-        spec.problems.sort();
-        Ok(spec)
+        Ok((spec, rows.problems.clone()))
     }
 
     /// Evaluates a node; the problems are those of the node alone, without its name.
@@ -180,7 +192,7 @@ impl Tables {
         };
         let mut trees = Vec::new();
         if let Some(table) = self.book.table("litetree") {
-            for tree in rows.trees.iter().map(|i| &self.trees[*i]) {
+            for tree in rows.trees.iter().map(|i| &self.trees.rows[*i]) {
                 let row = table.row(tree.row);
                 trees.extend(row.and_then(|row| litetree::evaluate(&mut context, tree, row)));
             }
@@ -213,22 +225,13 @@ impl Tables {
         Ok((spec, rows))
     }
 
-    /// The rows of an image, chosen once for all its nodes.
+    /// The rows of an image, chosen once for all its nodes, and for every image of which the rows
+    /// say the same.
     fn rows_of(&self, image: &ImageSpec) -> Arc<ImageRows> {
-        let mut images = self.images.lock();
-        if let Some(rows) = images.get(&image.name) {
-            return rows.clone();
-        }
-        let table = self.book.table("litefile");
-        let rows = Arc::new(ImageRows::choose(
-            &image.name,
-            &image.groups,
-            table,
-            &self.lite,
-            &self.trees,
-        ));
-        images.insert(image.name.clone(), rows.clone());
-        rows
+        let ranks = Ranks::of(image, &self.lite, &self.trees);
+        let cell = self.images.lock().entry(ranks.clone()).or_default().clone();
+        let choose = || Arc::new(ImageRows::choose(&ranks, &self.lite, &self.trees));
+        cell.get_or_init(choose).clone()
     }
 
     /// Every image that nodes run or osimage and linuximage define, sorted by name. Those that
@@ -257,19 +260,20 @@ impl Tables {
     pub fn check(&self, config: &Config) -> Vec<Problem> {
         let mut concerned: HashMap<Problem, Vec<&str>> = HashMap::new();
         let mut found: BTreeSet<Problem> = self.problems.iter().cloned().collect();
-        for node in self.nodes.names() {
-            let problems = match self.evaluate(node, config) {
-                Ok((spec, _)) => spec.problems,
-                Err(problem) => vec![problem],
-            };
+        let nodes: Vec<&str> = self.nodes.names().collect();
+        let evaluated = spread::map(&nodes, |node| match self.evaluate(node, config) {
+            Ok((spec, _)) => spec.problems,
+            Err(problem) => vec![problem],
+        });
+        for (node, problems) in nodes.iter().copied().zip(evaluated) {
             for problem in problems {
-                let nodes = concerned.entry(problem).or_default();
-                if nodes.last() != Some(&node) {
-                    nodes.push(node);
+                let concerned = concerned.entry(problem).or_default();
+                if concerned.last() != Some(&node) {
+                    concerned.push(node);
                 }
             }
         }
-        let all = self.nodes.names().count();
+        let all = nodes.len();
         found.extend(concerned.into_iter().map(|(mut problem, nodes)| {
             problem.message.push_str(&concerns(&nodes, all));
             problem
@@ -293,38 +297,40 @@ impl Tables {
             known.insert(row.text("imagename").into_owned());
             known.extend(nodes::split_list(&row.text("groups")));
         }
-        let lite = self
-            .lite
-            .iter()
-            .map(|row| ("litefile", row.row, &row.image));
-        let trees = self
-            .trees
-            .iter()
-            .map(|row| ("litetree", row.row, &row.image));
-        lite.chain(trees)
-            .filter(|(.., image)| !known.contains(*image))
-            .filter_map(|(table, row, image)| {
-                let at = self.book.table(table)?.row(row)?.at("image");
-                let message = format!(
-                    "\"{image}\" is no image and no group of images: the row is never used"
-                );
-                let help = match nearest::hint(image, known.iter().map(String::as_str)) {
-                    hint if hint.is_empty() => {
-                        "write an osimage's name, one of its groups, ALL or nothing".to_owned()
-                    }
-                    hint => hint,
-                };
-                Some(Problem::warning(at, message, help))
-            })
-            .collect()
+        let help = |image: &str| match nearest::hint(image, known.iter().map(String::as_str)) {
+            hint if hint.is_empty() => {
+                "write an osimage's name, one of its groups, ALL or nothing".to_owned()
+            }
+            hint => hint,
+        };
+        // Once a value: many rows may have it.
+        let unknown = |columns: &litefile::Columns| -> Vec<Option<String>> {
+            let help = |image: &str| (!known.contains(image)).then(|| help(image));
+            columns.values().map(help).collect()
+        };
+        let (lite, trees) = (unknown(&self.lite.columns), unknown(&self.trees.columns));
+        let problem = |table: &str, row: usize, help: &Option<String>| {
+            let help = help.as_ref()?;
+            let row = self.book.table(table)?.row(row)?;
+            let message = format!(
+                "\"{}\" is no image and no group of images: the row is never used",
+                row.text("image").trim()
+            );
+            Some(Problem::warning(row.at("image"), message, help))
+        };
+        let of_lite = self.lite.rows.iter();
+        let of_trees = self.trees.rows.iter();
+        let of_lite = of_lite.filter_map(|row| problem("litefile", row.row, &lite[row.column]));
+        let of_trees = of_trees.filter_map(|row| problem("litetree", row.row, &trees[row.column]));
+        of_lite.chain(of_trees).collect()
     }
 
     /// Each row that xCAT would refuse, and why; the rows that this program can't use are not
     /// among them: [`check`](Self::check) has those.
     pub fn check_strict_xcat(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        for image in self.images() {
-            let rows = self.rows_of(&image);
+        let images = self.images();
+        let found = spread::map(&images, |image| {
+            let (rows, mut problems) = (self.rows_of(image), Vec::new());
             if let Some(table) = self.book.table("litefile") {
                 strict::litefile(table, &self.lite, &rows, &mut problems);
             }
@@ -332,7 +338,9 @@ impl Tables {
                 let rank = |column: &str| images::rank(column, &image.name, &image.groups);
                 strict::litetree(table, &self.trees, &rows, rank, &mut problems);
             }
-        }
+            problems
+        });
+        let mut problems = found.concat();
         problems.sort();
         problems.dedup();
         problems
@@ -340,7 +348,7 @@ impl Tables {
 }
 
 /// " (node cn1)", " (nodes cn1, cn2 and 7 more)" or " (every node)".
-fn concerns(nodes: &[&str], all: usize) -> String {
+pub(crate) fn concerns(nodes: &[&str], all: usize) -> String {
     const SHOWN: usize = 3;
     match nodes {
         [node] => format!(" (node {node})"),

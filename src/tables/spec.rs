@@ -237,7 +237,7 @@ pub struct NodeSpec {
     pub image: ImageSpec,
     /// Effective litefile rows, one a path, sorted by path. Nodes of one image share them.
     #[serde(serialize_with = "as_slice")]
-    pub rules: Arc<[RuleRow]>,
+    pub rules: Arc<[Arc<RuleRow>]>,
     /// Effective litetree rows, in order of use.
     pub trees: Vec<TreeRow>,
     /// Where its persistent files live; `None` where no statelite row applies.
@@ -246,10 +246,29 @@ pub struct NodeSpec {
     pub problems: Vec<Problem>,
 }
 
+impl NodeSpec {
+    /// Does a node get the same of both, rules aside? Where rows stand does not count.
+    pub(crate) fn gives_the_same(&self, other: &NodeSpec) -> bool {
+        fn trees(spec: &NodeSpec) -> impl Iterator<Item = (&Location, &str, Priority)> {
+            let trees = spec.trees.iter();
+            trees.map(|tree| (&tree.location, tree.mntopts.as_str(), tree.priority))
+        }
+        fn store(spec: &NodeSpec) -> Option<(&Location, &str)> {
+            let store = spec.store.as_ref()?;
+            Some((&store.location, &store.mntopts))
+        }
+        self.node == other.node
+            && self.groups == other.groups
+            && self.image == other.image
+            && trees(self).eq(trees(other))
+            && store(self) == store(other)
+    }
+}
+
 fn lossy<S: serde::Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
     s.serialize_str(&String::from_utf8_lossy(bytes))
 }
 
-fn as_slice<S: serde::Serializer>(rules: &Arc<[RuleRow]>, s: S) -> Result<S::Ok, S::Error> {
-    rules.as_ref().serialize(s)
+fn as_slice<S: serde::Serializer>(rules: &Arc<[Arc<RuleRow>]>, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(rules.iter().map(|rule| &**rule))
 }

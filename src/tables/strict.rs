@@ -23,12 +23,13 @@
 //! refuse links below a parent that is none, but compares the two paths as numbers. For `link,ro`
 //! below `link` the two disagree the other way round; `liteimg` has the last word.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-use super::csv::Table;
+use super::csv::{Row, Table};
 use super::images::{ImageRows, Rank};
-use super::litefile::LiteRow;
-use super::litetree::LiteTree;
+use super::litefile::LiteRows;
+use super::litetree::{LiteTree, LiteTrees};
 use super::{Origin, Priority, Problem, Severity};
 
 /// The options that `liteimg` knows.
@@ -46,15 +47,18 @@ const OPTIONS: [&str; 10] = [
 ];
 
 /// One effective row as xCAT sees it.
-struct Seen {
+struct Seen<'t> {
     /// As written, for messages.
-    path: String,
-    option: String,
-    at: Origin,
-    option_at: Origin,
+    path: Cow<'t, str>,
+    option: Cow<'t, str>,
+    row: Row<'t>,
 }
 
-impl Seen {
+impl Seen<'_> {
+    fn at(&self) -> Origin {
+        self.row.at("file")
+    }
+
     fn links(&self) -> bool {
         self.option.contains("link")
     }
@@ -67,28 +71,27 @@ impl Seen {
 /// What xCAT would refuse of the litefile rows of one image.
 pub(crate) fn litefile(
     table: &Table,
-    lite: &[LiteRow],
+    lite: &LiteRows,
     image: &ImageRows,
     problems: &mut Vec<Problem>,
 ) {
-    let mut seen: HashMap<&[u8], (Seen, bool)> = HashMap::new();
-    for row in image.rows.iter().map(|i| &lite[*i]) {
-        let Some(raw) = table.row(row.row) else {
+    let mut seen: HashMap<&[u8], (Seen<'_>, bool)> = HashMap::new();
+    for (row, rule) in image.rows.iter().zip(image.rules.iter()) {
+        let Some(raw) = table.row(lite.rows[*row].row) else {
             continue;
         };
-        let mut option = raw.text("options").into_owned();
+        let mut option = raw.text("options");
         // liteimg's own default, its older name, and the one path whose option it sets itself.
-        if option.is_empty() || option == "tmpfs,rw" || row.path == b"/etc/mtab" {
-            option = "link".to_owned();
+        if option.is_empty() || option == "tmpfs,rw" || rule.path == b"/etc/mtab" {
+            option = "link".into();
         }
         let entry = Seen {
-            path: raw.text("file").into_owned(),
+            path: raw.text("file"),
             option,
-            at: raw.at("file"),
-            option_at: raw.at("options"),
+            row: raw,
         };
         single(&entry, problems);
-        seen.insert(&row.path, (entry, row.dir));
+        seen.insert(&rule.path, (entry, rule.dir));
     }
     for (path, (child, _)) in &seen {
         if let Some((above, false)) = ancestors(path).find_map(|p| seen.get(p)) {
@@ -97,7 +100,7 @@ pub(crate) fn litefile(
                 above.path
             );
             let help = "end a directory with a slash";
-            problems.push(Problem::warning(above.at.clone(), message, help));
+            problems.push(Problem::warning(above.at(), message, help));
         }
         let mut parents = ancestors(path).filter_map(|p| seen.get(p).filter(|(_, dir)| *dir));
         if let Some((parent, _)) = parents.next() {
@@ -108,26 +111,26 @@ pub(crate) fn litefile(
                     child.path, parent.path, grandparent.path
                 );
                 let help = "leave one of the three out for xCAT";
-                problems.push(Problem::warning(child.at.clone(), message, help));
+                problems.push(Problem::warning(child.at(), message, help));
             }
         }
     }
 }
 
 /// A row's faults that don't depend on others.
-fn single(row: &Seen, problems: &mut Vec<Problem>) {
-    if !OPTIONS.contains(&row.option.as_str()) {
+fn single(row: &Seen<'_>, problems: &mut Vec<Problem>) {
+    if !OPTIONS.contains(&&*row.option) {
         let message = format!("liteimg does not know the option \"{}\"", row.option);
         let help = format!(
             "it knows {}, \"tmpfs,rw\" and none",
             OPTIONS.map(|o| format!("\"{o}\"")).join(", ")
         );
-        problems.push(Problem::error(row.option_at.clone(), message, help));
+        problems.push(Problem::error(row.row.at("options"), message, help));
     }
     if row.path.contains(char::is_whitespace) {
         let message = format!("xCAT cuts \"{}\" at its first blank", row.path);
         problems.push(Problem::warning(
-            row.at.clone(),
+            row.at(),
             message,
             "xCAT can't have blanks in a path",
         ));
@@ -135,15 +138,15 @@ fn single(row: &Seen, problems: &mut Vec<Problem>) {
 }
 
 /// What `liteimg` says of a child below its parent.
-fn pair(parent: &Seen, child: &Seen, problems: &mut Vec<Problem>) {
+fn pair(parent: &Seen<'_>, child: &Seen<'_>, problems: &mut Vec<Problem>) {
     const RULE: &str =
         "liteimg stops there: give both a pair of options that it takes, or leave one out";
-    let named = |row: &Seen| format!("{} ({})", row.path, row.option);
+    let named = |row: &Seen<'_>| format!("{} ({})", row.path, row.option);
     let (above, below) = (named(parent), named(child));
-    let childs = &child.option_at;
+    let childs = child.row;
     let found = if parent.option.ends_with("ro") || parent.option.ends_with("con") {
         let message = format!("{above} has rows below it, such as {}", child.path);
-        Some((Severity::Error, &parent.option_at, message))
+        Some((Severity::Error, parent.row, message))
     } else if parent.links() && !child.links() {
         Some((
             Severity::Error,
@@ -169,8 +172,8 @@ fn pair(parent: &Seen, child: &Seen, problems: &mut Vec<Problem>) {
     } else {
         None
     };
-    if let Some((severity, at, message)) = found {
-        let problem = Problem::error(at.clone(), message, RULE);
+    if let Some((severity, row, message)) = found {
+        let problem = Problem::error(row.at("options"), message, RULE);
         problems.push(match severity {
             Severity::Error => problem,
             Severity::Warning => Problem {
@@ -186,17 +189,22 @@ fn pair(parent: &Seen, child: &Seen, problems: &mut Vec<Problem>) {
 /// blank, ALL and name rows one after the other, and keeps the last for each number.
 pub(crate) fn litetree(
     table: &Table,
-    trees: &[LiteTree],
+    trees: &LiteTrees,
     image: &ImageRows,
     rank: impl Fn(&str) -> Option<Rank>,
     problems: &mut Vec<Problem>,
 ) {
     let mut by_priority: BTreeMap<Priority, Vec<&LiteTree>> = BTreeMap::new();
-    for tree in image.trees.iter().map(|i| &trees[*i]) {
+    for tree in image.trees.iter().map(|i| &trees.rows[*i]) {
         by_priority.entry(tree.priority).or_default().push(tree);
     }
     for (priority, mut same) in by_priority {
-        same.sort_by_key(|tree| (std::cmp::Reverse(rank(&tree.image)), tree.row));
+        same.sort_by_key(|tree| {
+            (
+                std::cmp::Reverse(rank(&trees.columns[tree.column])),
+                tree.row,
+            )
+        });
         let Some((kept, dropped)) = same.split_last() else {
             continue;
         };

@@ -8,22 +8,25 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use regex::{Captures, Regex};
 
 /// Regexes by their text: one value is evaluated for thousands of nodes.
 #[derive(Debug, Default)]
-pub(crate) struct Regexes(Mutex<HashMap<String, Result<Regex, String>>>);
+pub(crate) struct Regexes(RwLock<HashMap<String, Compiled>>);
+
+/// Behind a pointer: a clone of a regex itself would begin without its caches.
+type Compiled = Result<Arc<Regex>, String>;
 
 impl Regexes {
     /// The compiled regex, or why it is none, in one line.
-    pub(crate) fn get(&self, text: &str) -> Result<Regex, String> {
-        let mut known = self.0.lock();
-        if let Some(regex) = known.get(text) {
+    pub(crate) fn get(&self, text: &str) -> Compiled {
+        if let Some(regex) = self.0.read().get(text) {
             return regex.clone();
         }
-        let regex = Regex::new(text).map_err(|e| {
+        let regex = Regex::new(text).map(Arc::new).map_err(|e| {
             let message = e.to_string();
             let last = message.lines().last().unwrap_or_default();
             format!(
@@ -31,8 +34,8 @@ impl Regexes {
                 last.trim_start_matches("error: ")
             )
         });
-        known.insert(text.to_owned(), regex.clone());
-        regex
+        let mut known = self.0.write();
+        known.entry(text.to_owned()).or_insert(regex).clone()
     }
 }
 

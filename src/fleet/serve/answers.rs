@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Fleet;
 use super::crew::gather;
 use super::node::{Node, Went};
+use super::reload::Asked;
 use crate::control::{
     Answer, Ask, Code, Daemon, Done, Explained, NodeDone, NodeShown, PathAnswer, Refusal, Reply,
     Shown, State, Status, VERSION,
@@ -59,10 +60,13 @@ impl Fleet {
         }
         match ask {
             Ask::Status { nodes } => either(self.status(nodes.as_deref())),
-            Ask::Reload {} => either(Ok(self.reload("asked over the control socket"))),
+            Ask::Reload {} => either(Ok(self.reload(Asked::BySocket))),
             Ask::Mount { nodes } => {
                 let fleet = self.clone();
-                let mount = move |node: &Arc<Node>| node.mount(&fleet, None);
+                let mount = move |node: &Arc<Node>| {
+                    fleet.plan_again(std::slice::from_ref(node));
+                    node.mount(&fleet)
+                };
                 either(self.each_of(&nodes, mount))
             }
             Ask::Umount { nodes, lazy } => {
@@ -132,8 +136,8 @@ impl Fleet {
             }
         };
         let config = self.config();
-        let root = config.root.clone();
-        let full = gather(nodes.clone(), GLANCE, move |node| node.status(&root));
+        let fleet = self.clone();
+        let full = gather(nodes.clone(), GLANCE, move |node| node.status(&fleet));
         let nodes = nodes.iter().zip(full).map(|(node, full)| {
             full.unwrap_or_else(|| {
                 let (mut status, _) = node.status_without_layers(&config.root);
@@ -169,11 +173,11 @@ impl Fleet {
         let all = gather(served, PATIENCE, move |(node, live)| {
             let answers = paths.iter().map(|path| {
                 let why = live
-                    .view
+                    .view()
                     .explain(path.as_bytes())
                     .map_err(|error| format!("{node}: {path}: {error}"))?;
                 let row = why.rule.and_then(|rule| live.row(rule));
-                Ok(shown::path_answer(&live.spec, row, why))
+                Ok(shown::path_answer(live.planned.spec(), row, why))
             });
             answers.collect::<Result<Vec<PathAnswer>, String>>()
         });
@@ -191,9 +195,10 @@ impl Fleet {
         let mut shown = Vec::new();
         for node in nodes {
             let spec = match node.live() {
-                Some(live) => Ok(live.spec),
+                Some(live) => Ok(live.planned),
                 None => node.wanted(),
             };
+            let spec = spec.map(|planned| planned.spec().clone());
             match spec {
                 Ok(spec) => shown.push(NodeShown {
                     text: shown::text(&spec),

@@ -29,6 +29,9 @@ fn of_views(config: &Config) -> Config {
         tables: default.tables,
         control: default.control,
         stop_grace: default.stop_grace,
+        watch: default.watch,
+        watch_tables: default.watch_tables,
+        cache_size: default.cache_size,
         tmpfs_size: default.tmpfs_size,
         tmpfs_sizes: default.tmpfs_sizes,
         // What they stand for is in the nodes' rows.
@@ -45,6 +48,9 @@ fn of_views(config: &Config) -> Config {
 pub(super) fn need_restart(old: &Config, new: &Config) -> Vec<String> {
     let keys = [
         ("control", old.control != new.control),
+        ("watch", old.watch != new.watch),
+        ("watch_tables", old.watch_tables != new.watch_tables),
+        ("cache_size", old.cache_size != new.cache_size),
         ("log", old.log != new.log),
         ("log_format", old.log_format != new.log_format),
     ];
@@ -120,7 +126,7 @@ pub(super) struct Comparer {
 #[derive(Debug)]
 struct Compared {
     rules: Arc<Rules>,
-    _lists: [Arc<[RuleRow]>; 2],
+    _lists: [Arc<[Arc<RuleRow>]>; 2],
 }
 
 impl Comparer {
@@ -140,7 +146,7 @@ impl Comparer {
         Some(Difference { rules, settings })
     }
 
-    fn rules(&mut self, old: &Arc<[RuleRow]>, new: &Arc<[RuleRow]>) -> Arc<Rules> {
+    fn rules(&mut self, old: &Arc<[Arc<RuleRow>]>, new: &Arc<[Arc<RuleRow>]>) -> Arc<Rules> {
         let key = (old.as_ptr().addr(), new.as_ptr().addr());
         let compared = self.seen.entry(key).or_insert_with(|| Compared {
             rules: Arc::new(compare(old, new)),
@@ -155,7 +161,7 @@ fn word(row: &RuleRow) -> String {
 }
 
 /// Both are sorted by path, and have each path once.
-fn compare(old: &Arc<[RuleRow]>, new: &Arc<[RuleRow]>) -> Rules {
+fn compare(old: &Arc<[Arc<RuleRow>]>, new: &Arc<[Arc<RuleRow>]>) -> Rules {
     let mut rules = Rules::default();
     if Arc::ptr_eq(old, new) {
         return rules;
@@ -292,7 +298,7 @@ pub(super) struct Place {
 
 fn place(view: &View, path: &[u8], dir: bool) -> Option<Place> {
     // What can't be walked to now is hidden by nothing that is new.
-    let path = view.canonical(path, dir).ok()?;
+    let path = view.canonical([(path, dir)]).pop()?.ok()?;
     let upper = governing(view, &path);
     let written = upper.and_then(|upper| written(view, upper, &path));
     Some(Place {
@@ -338,8 +344,8 @@ mod tests {
     use super::*;
     use crate::tables::{LiteOption, Origin};
 
-    fn row(path: &str, option: LiteOption, line: u64) -> RuleRow {
-        RuleRow {
+    fn row(path: &str, option: LiteOption, line: u64) -> Arc<RuleRow> {
+        Arc::new(RuleRow {
             path: path.into(),
             dir: false,
             option,
@@ -348,18 +354,18 @@ mod tests {
                 line,
                 ..Origin::default()
             },
-        }
+        })
     }
 
     #[test]
     fn rules_are_compared_by_what_they_say_not_by_where() {
         use LiteOption::{Persistent, Ro, Tmpfs};
-        let old: Arc<[RuleRow]> =
+        let old: Arc<[Arc<RuleRow>]> =
             [row("/a", Tmpfs, 1), row("/b", Tmpfs, 2), row("/c", Ro, 3)].into();
-        let moved: Arc<[RuleRow]> =
+        let moved: Arc<[Arc<RuleRow>]> =
             [row("/a", Tmpfs, 9), row("/b", Tmpfs, 8), row("/c", Ro, 7)].into();
         assert!(compare(&old, &moved).paths.is_empty());
-        let new: Arc<[RuleRow]> = [
+        let new: Arc<[Arc<RuleRow>]> = [
             row("/b", Persistent, 1),
             row("/c", Ro, 2),
             row("/d", Tmpfs, 3),

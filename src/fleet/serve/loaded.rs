@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::node::Wanted;
+use super::node::{Fault, Wanted};
 use crate::config::Config;
+use crate::fleet::{Plan, PlanError, plan};
 use crate::tables::{CsvDir, Origin, Problem, Severity, Tables, TablesError};
 
 /// What the command line said; it holds over every reload.
@@ -26,6 +27,8 @@ pub struct ServeOptions {
 pub(super) struct Loaded {
     pub(super) config: Arc<Config>,
     pub(super) tables: Tables,
+    /// For the next plan to share with.
+    pub(super) plan: Plan,
     /// Every node that is to be served.
     pub(super) nodes: BTreeMap<String, Wanted>,
     /// All that is wrong with it.
@@ -50,7 +53,7 @@ impl Loaded {
     ///
     /// # Errors
     /// A sentence, where there is nothing to go by.
-    pub(super) fn read(options: &ServeOptions) -> Result<Loaded, String> {
+    pub(super) fn read(options: &ServeOptions, before: Option<&Plan>) -> Result<Loaded, String> {
         let config = Self::config(options)?;
         if !config.tables.is_dir() {
             let dir = config.tables.display();
@@ -63,21 +66,20 @@ impl Loaded {
             Some(range) => tables.noderange(range).map_err(|error| error.to_string())?,
             None => tables.nodes(),
         };
-        let mut nodes = BTreeMap::new();
-        for name in names {
-            let wanted = match tables.node(&name, &config) {
-                Ok(spec) => Ok(Arc::new(spec)),
-                // A switch, a login node: none of ours, unless it was named.
-                Err(TablesError::NoImage { problem, .. })
-                    if problem.severity == Severity::Warning && options.nodes.is_none() =>
+        let plan = plan(&tables, &config, &names, before);
+        let mut nodes = wanted_of(&plan);
+        if options.nodes.is_none() {
+            // A switch, a login node: none of ours, unless it was named.
+            for (name, error) in plan.refused() {
+                if let PlanError::Tables(TablesError::NoImage { problem, .. }) = error
+                    && problem.severity == Severity::Warning
                 {
-                    continue;
+                    nodes.remove(name);
                 }
-                Err(error) => Err(error.to_string()),
-            };
-            nodes.insert(name, wanted);
+            }
         }
         let mut problems = tables.check(&config);
+        problems.extend(plan.problems());
         if nodes.is_empty() {
             let at = Origin {
                 file: config.tables.clone(),
@@ -89,8 +91,27 @@ impl Loaded {
         Ok(Loaded {
             config: Arc::new(config),
             tables,
+            plan,
             nodes,
             problems,
         })
     }
+
+    /// Plans nodes that had no image when everything was read.
+    pub(super) fn plan_again(&self, names: &[String]) -> BTreeMap<String, Wanted> {
+        wanted_of(&plan(&self.tables, &self.config, names, Some(&self.plan)))
+    }
+}
+
+fn wanted_of(plan: &Plan) -> BTreeMap<String, Wanted> {
+    let planned = plan.nodes().iter();
+    let planned = planned.map(|node| (node.spec().node.clone(), Ok(node.clone())));
+    let refused = plan.refused().iter().map(|(name, error)| {
+        let fault = Fault {
+            why: error.to_string(),
+            lasting: matches!(error, PlanError::Tables(_)),
+        };
+        (name.clone(), Err(fault))
+    });
+    planned.chain(refused).collect()
 }

@@ -27,6 +27,7 @@ pub use loaded::ServeOptions;
 
 use crate::config::Config;
 use crate::control::Outcome;
+use crate::fleet::Shared;
 use crate::fuse::Leave;
 use crate::pool::Pool;
 use crate::tables::{Problem, Severity};
@@ -63,6 +64,8 @@ pub struct Fleet {
     options: ServeOptions,
     loaded: RwLock<Arc<Loaded>>,
     nodes: RwLock<BTreeMap<String, Arc<Node>>>,
+    /// Layers, what was found in them, and the watch over them.
+    shared: Shared,
     /// For long work of all views.
     pool: Arc<Pool>,
     ticker: Ticker,
@@ -91,7 +94,7 @@ pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
     crate::sys::creds::clear_umask();
     let signals = [libc::SIGHUP, libc::SIGTERM, libc::SIGINT];
     let mut signals = Signals::new(signals).map_err(ServeError::Start)?;
-    let loaded = Loaded::read(&options).map_err(ServeError::Input)?;
+    let loaded = Loaded::read(&options, None).map_err(ServeError::Input)?;
     let fleet = Arc::new(Fleet::new(options, loaded));
     socket.serve(&fleet).map_err(ServeError::Start)?;
     for (name, work) in [
@@ -125,6 +128,7 @@ impl Fleet {
         Fleet {
             options,
             nodes: RwLock::new(nodes.collect()),
+            shared: Shared::new(&loaded.config),
             loaded: RwLock::new(Arc::new(loaded)),
             pool: Arc::default(),
             ticker: Ticker::default(),
@@ -154,6 +158,38 @@ impl Fleet {
     /// A table was changed on disk: all of them are read once they are left alone.
     pub fn tables_changed(&self) {
         self.ticker.tables_changed();
+    }
+
+    /// Plans nodes that had no image when the tables were read, and may have it now.
+    fn plan_again(&self, nodes: &[Arc<Node>]) {
+        let nodes: Vec<_> = nodes.iter().filter(|node| node.needs_plan()).collect();
+        if nodes.is_empty() {
+            return;
+        }
+        let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
+        let loaded = self.loaded.read().clone();
+        let mut planned = loaded.plan_again(&names);
+        for node in nodes {
+            if let Some(wanted) = planned.remove(&node.name)
+                && Arc::ptr_eq(&loaded, &self.loaded.read())
+            {
+                node.plan_again(wanted);
+            }
+        }
+    }
+
+    /// Has the tables' directory watched: what changes there is read.
+    fn watch_tables(self: &Arc<Self>) {
+        let fleet = Arc::downgrade(self);
+        let tables = self.config().tables.clone();
+        let watched = self.shared.watch_dir(&tables, move || {
+            if let Some(fleet) = fleet.upgrade() {
+                fleet.tables_changed();
+            }
+        });
+        if let Err(why) = watched {
+            tracing::info!(path = %tables.display(), %why, "tables are read at statelite reload only");
+        }
     }
 
     /// Logs problems that the log does not have yet.
@@ -188,22 +224,25 @@ impl Fleet {
         self.tell(&self.loaded.read().problems.clone());
         self.manager.more_time(START * 2);
         let fleet = self.clone();
-        let tried = crew::gather(self.nodes(), START, move |node| node.mount(&fleet, None));
+        let tried = crew::gather(self.nodes(), START, move |node| node.mount(&fleet));
         // What building needed and nobody needs any more.
         crate::sys::memory::give_back();
         let late = tried.iter().filter(|went| went.is_none()).count();
         let line = self.status_line();
         tracing::info!(took = ?began.elapsed(), late, "{line}");
+        if self.config().watch_tables {
+            self.watch_tables();
+        }
         self.manager.ready(&line);
         *self.said.lock() = line;
     }
 
-    /// As [`Fleet::reload`], while signals are still listened to.
+    /// Reloads while signals are still listened to.
     fn reload_aside(self: &Arc<Self>) {
         let fleet = self.clone();
         let thread = std::thread::Builder::new().name("statelite-load".into());
         let started = thread.spawn(move || {
-            fleet.reload("SIGHUP");
+            fleet.reload(reload::Asked::BySignal);
         });
         if let Err(error) = started {
             tracing::error!(%error, "no thread to reload on");

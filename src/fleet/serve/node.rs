@@ -5,22 +5,25 @@
 //!
 //! Lock order: `work`, then `inner`. `work` is held across I/O, `inner` never.
 
+mod change;
+mod status;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::{Receiver, bounded};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{Fleet, changes};
 use crate::config::Config;
-use crate::control::{LayerStatus, NodeStatus, Outcome, State};
-use crate::fleet::build::{self, BuildError, Compiled};
-use crate::fleet::{Use, stores};
-use crate::fs::View;
+use crate::control::{Outcome, State};
+use crate::fleet::build::{self, BuildError};
+use crate::fleet::{Attached, Planned, Use, stores};
+use crate::fs::{Root, View};
 use crate::fuse::{self, Adapter, Leave};
 use crate::sys::Errno;
-use crate::tables::{NodeSpec, RuleRow};
+use crate::tables::RuleRow;
 
 /// How long an operation waits for another one on the same node.
 const WORK: Duration = Duration::from_secs(10);
@@ -33,8 +36,8 @@ const LONGEST: Duration = Duration::from_secs(4);
 /// The thread that waits for a session to end does little before that.
 const WAITER_STACK: usize = 256 << 10;
 
-/// What the tables say of a node: its view, or why it can have none.
-pub(super) type Wanted = Result<Arc<NodeSpec>, String>;
+/// What the tables give a node: its plan, or why it can have none.
+pub(super) type Wanted = Result<Planned, Fault>;
 
 /// How an operation went.
 #[derive(Debug)]
@@ -64,11 +67,12 @@ impl Went {
     }
 }
 
-/// Why a node could not be mounted.
-struct Fault {
-    why: String,
+/// Why a node has no root.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Fault {
+    pub(super) why: String,
     /// Trying again is of no use before the tables change.
-    lasting: bool,
+    pub(super) lasting: bool,
 }
 
 impl Fault {
@@ -92,12 +96,11 @@ impl From<BuildError> for Fault {
 /// A mounted root.
 #[derive(Clone, Debug)]
 pub(super) struct Live {
-    pub(super) view: Arc<View>,
+    /// Told of changes below it, as long as its session runs.
+    attached: Arc<Attached>,
     /// What it goes by.
-    pub(super) spec: Arc<NodeSpec>,
+    pub(super) planned: Planned,
     pub(super) config: Arc<Config>,
-    /// Rows of the specification that no rule was made of.
-    left_out: Arc<[RuleRow]>,
     point: PathBuf,
     mount_id: u64,
     session: u64,
@@ -106,10 +109,14 @@ pub(super) struct Live {
 }
 
 impl Live {
+    /// The view that serves now.
+    pub(super) fn view(&self) -> Arc<View> {
+        self.attached.root().view_arc()
+    }
+
     /// The row that a rule of the view was made of.
     pub(super) fn row(&self, rule: usize) -> Option<&RuleRow> {
-        let left = |row: &&RuleRow| !self.left_out.iter().any(|out| out.path == row.path);
-        self.spec.rules.iter().filter(left).nth(rule)
+        self.planned.rows().get(rule).map(|row| &**row)
     }
 }
 
@@ -136,13 +143,6 @@ pub(super) struct Node {
     pub(super) name: String,
     work: Mutex<()>,
     inner: Mutex<Inner>,
-}
-
-/// What is to become of a node whose tables have changed.
-pub(super) struct NewRules {
-    pub(super) wanted: Wanted,
-    /// Of `wanted`, where that could be done before.
-    pub(super) compiled: Option<Compiled>,
 }
 
 impl Node {
@@ -198,8 +198,8 @@ impl Node {
     /// The same rules, from other lines of the tables; and what failed is tried again soon.
     pub(super) fn refresh(&self, wanted: Wanted, config: &Arc<Config>) {
         let mut inner = self.inner.lock();
-        if let (Some(live), Ok(spec)) = (&mut inner.live, &wanted) {
-            live.spec = spec.clone();
+        if let (Some(live), Ok(planned)) = (&mut inner.live, &wanted) {
+            live.planned = planned.clone();
             live.config = config.clone();
             inner.pending = None;
         }
@@ -211,7 +211,10 @@ impl Node {
 
     /// The tables have it no more: whoever still holds it mounts it no more.
     pub(super) fn strike(&self) {
-        self.inner.lock().wanted = Err(format!("node {} is not served any more", self.name));
+        self.inner.lock().wanted = Err(Fault {
+            why: format!("node {} is not served any more", self.name),
+            lasting: true,
+        });
     }
 
     fn work(&self) -> Result<MutexGuard<'_, ()>, Went> {
@@ -223,10 +226,23 @@ impl Node {
         })
     }
 
+    /// Could it have a plan now, since what it lacked may be there?
+    pub(super) fn needs_plan(&self) -> bool {
+        matches!(&self.inner.lock().wanted, Err(fault) if !fault.lasting)
+    }
+
+    /// Takes a plan that was made later.
+    pub(super) fn plan_again(&self, wanted: Wanted) {
+        let mut inner = self.inner.lock();
+        if matches!(&inner.wanted, Err(fault) if !fault.lasting) {
+            inner.wanted = wanted;
+        }
+    }
+
     /// Mounts what is not mounted.
-    pub(super) fn mount(self: &Arc<Self>, fleet: &Arc<Fleet>, compiled: Option<Compiled>) -> Went {
+    pub(super) fn mount(self: &Arc<Self>, fleet: &Arc<Fleet>) -> Went {
         match self.work() {
-            Ok(_work) => self.mount_now(fleet, compiled),
+            Ok(_work) => self.mount_now(fleet),
             Err(went) => went,
         }
     }
@@ -242,24 +258,20 @@ impl Node {
             (inner.state, inner.pending.is_some())
         };
         if state == State::Serving && pending {
-            let rules = NewRules {
-                wanted: self.wanted(),
-                compiled: None,
-            };
-            self.adopt(fleet, rules);
+            self.adopt(fleet, self.wanted());
         } else if state == State::Retrying {
-            self.mount_now(fleet, None);
+            self.mount_now(fleet);
         }
     }
 
-    fn mount_now(self: &Arc<Self>, fleet: &Arc<Fleet>, compiled: Option<Compiled>) -> Went {
+    fn mount_now(self: &Arc<Self>, fleet: &Arc<Fleet>) -> Went {
         if fleet.is_stopping() {
             return Went::says(Outcome::Failed, "the daemon is stopping");
         }
         if self.inner.lock().live.is_some() {
             return Went::plain(Outcome::Already);
         }
-        match self.try_mount(fleet, compiled) {
+        match self.try_mount(fleet) {
             Ok(()) => {
                 // Whoever stops the fleet has passed by here before the root was there.
                 if fleet.is_stopping() {
@@ -282,22 +294,13 @@ impl Node {
         }
     }
 
-    fn try_mount(
-        self: &Arc<Self>,
-        fleet: &Arc<Fleet>,
-        compiled: Option<Compiled>,
-    ) -> Result<(), Fault> {
-        let spec = self.wanted().map_err(|why| Fault { why, lasting: true })?;
+    fn try_mount(self: &Arc<Self>, fleet: &Arc<Fleet>) -> Result<(), Fault> {
+        let planned = self.wanted()?;
         let config = fleet.config();
-        let compiled = match compiled {
-            Some(compiled) => compiled,
-            None => build::compiled(&spec, &config)?,
-        };
-        let prepared = build::prepared(&spec, &config, compiled, Use::Mount)?;
-        let built = prepared.view(&self.name)?;
+        let prepared = build::prepared(&planned, &config, Use::Mount, &fleet.shared)?;
+        let built = prepared.view()?;
         fleet.tell(&built.problems);
-        let left_out = left_out(&spec, &built.rows);
-        let view = Arc::new(built.view);
+        let root = Arc::new(Root::new(built.view));
         let point = config.root.join(&self.name);
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             Fault::new(format!("{}: {what}: {error}", point.display()))
@@ -312,7 +315,7 @@ impl Node {
                 &"something is mounted there, unmount it",
             ));
         }
-        let adapter = Adapter::new(view.clone(), fleet.pool.clone());
+        let adapter = Adapter::new(root.clone(), fleet.pool.clone());
         let mounted = fuse::mount(adapter, &point, config.threads).map_err(Fault::new)?;
         let mount_id = match fuse::mount_id(&point) {
             Ok(id) => id,
@@ -321,16 +324,17 @@ impl Node {
                 return Err(failed("looking at the mounted root", &error));
             }
         };
+        let notifier = mounted.notifier();
+        let attached = Arc::new(fleet.shared.attach(root, point.clone(), notifier));
         let (running, ended) = bounded(0);
         let session = {
             let mut inner = self.inner.lock();
             inner.sessions += 1;
             inner.leaving = false;
             inner.live = Some(Live {
-                view,
-                spec,
+                attached: attached.clone(),
+                planned,
                 config,
-                left_out,
                 point: point.clone(),
                 mount_id,
                 session: inner.sessions,
@@ -340,10 +344,9 @@ impl Node {
         };
         let (node, fleet) = (self.clone(), fleet.clone());
         let serve = move || {
-            // A mounted root begins here: whatever is shared between views is told of this one,
-            // with the session's notifier, before requests are served ...
             let ended = mounted.run();
-            // ... and ends here, on every way out.
+            // Until here it is told of changes, also when it was detached before.
+            drop(attached);
             node.session_ended(&fleet, session, ended);
             drop(running);
         };
@@ -507,7 +510,7 @@ impl Node {
             .map_or_else(|| fleet.config(), |live| live.config.clone());
         let emptied = crate::fleet::reset::empty(&config, &self.name);
         if was.is_some() {
-            let again = self.mount_now(fleet, None);
+            let again = self.mount_now(fleet);
             if again.outcome == Outcome::Failed {
                 return again;
             }
@@ -517,128 +520,6 @@ impl Node {
             Ok(false) => Went::plain(Outcome::Already),
             Err(error) => Went::says(Outcome::Failed, error.to_string()),
         }
-    }
-
-    /// Goes by other rules from now on. The first word is false where the root had to be mounted
-    /// anew for that.
-    pub(super) fn change(self: &Arc<Self>, fleet: &Arc<Fleet>, rules: NewRules) -> (bool, Went) {
-        self.inner.lock().wanted = rules.wanted.clone();
-        match self.work() {
-            Ok(_work) => self.adopt(fleet, rules),
-            Err(went) => {
-                self.put_off(fleet, went.message.clone().unwrap_or_default());
-                (true, went)
-            }
-        }
-    }
-
-    fn adopt(self: &Arc<Self>, fleet: &Arc<Fleet>, rules: NewRules) -> (bool, Went) {
-        let Some(live) = self.live() else {
-            let went = match self.state() {
-                State::Unmounted => Went::says(
-                    Outcome::Already,
-                    "it is unmounted; it counts when it is mounted",
-                ),
-                _ => self.mount_now(fleet, rules.compiled),
-            };
-            return (true, went);
-        };
-        let spec = match &rules.wanted {
-            Ok(spec) => spec.clone(),
-            Err(why) => {
-                self.put_off(fleet, why.clone());
-                return (true, Went::says(Outcome::Failed, why));
-            }
-        };
-        let config = fleet.config();
-        let (before, after) = ((&*live.spec, &*live.config), (&*spec, &*config));
-        if changes::same_view(before, after) {
-            return (true, self.size_only(fleet, &spec, &config));
-        }
-        if !changes::need_remount(&live.config, &config) {
-            match self.replace(fleet, &live, &spec, &config, rules.compiled) {
-                Ok(()) => return (true, Went::plain(Outcome::Done)),
-                Err(None) => {}
-                Err(Some(why)) => {
-                    self.put_off(fleet, why.clone());
-                    return (true, Went::says(Outcome::Failed, why));
-                }
-            }
-        }
-        let went = self.leave(Leave::Idle);
-        if went.outcome != Outcome::Done {
-            let why = went.message.clone().unwrap_or_default();
-            self.put_off(fleet, format!("it has to be mounted anew, and {why}"));
-            return (false, went);
-        }
-        (false, self.mount_now(fleet, None))
-    }
-
-    fn size_only(
-        self: &Arc<Self>,
-        fleet: &Arc<Fleet>,
-        spec: &Arc<NodeSpec>,
-        config: &Arc<Config>,
-    ) -> Went {
-        if let Err(error) = stores::ensure_tmpfs(config, spec) {
-            self.put_off(fleet, error.to_string());
-            return Went::says(Outcome::Failed, error.to_string());
-        }
-        self.in_force(spec, config, None);
-        Went::plain(Outcome::Done)
-    }
-
-    /// `Err(None)`: the view has to be mounted anew for it.
-    fn replace(
-        &self,
-        fleet: &Arc<Fleet>,
-        live: &Live,
-        spec: &Arc<NodeSpec>,
-        config: &Arc<Config>,
-        compiled: Option<Compiled>,
-    ) -> Result<(), Option<String>> {
-        let said = |error: BuildError| Some(error.to_string());
-        let compiled = match compiled {
-            Some(compiled) => compiled,
-            None => build::compiled(spec, config).map_err(said)?,
-        };
-        let prepared = build::prepared(spec, config, compiled, Use::Mount).map_err(said)?;
-        fleet.tell(&prepared.problems);
-        let left_out = left_out(spec, &prepared.rows);
-        match live.view.replace(prepared.spec) {
-            Ok(_) => {
-                self.in_force(spec, config, Some(left_out));
-                Ok(())
-            }
-            Err(Errno::OPNOTSUPP) => Err(None),
-            Err(error) => Err(Some(format!("the new rules could not be taken: {error}"))),
-        }
-    }
-
-    fn in_force(
-        &self,
-        spec: &Arc<NodeSpec>,
-        config: &Arc<Config>,
-        left_out: Option<Arc<[RuleRow]>>,
-    ) {
-        let mut inner = self.inner.lock();
-        (inner.tries, inner.next_try, inner.pending) = (0, None, None);
-        if let Some(live) = &mut inner.live {
-            live.spec = spec.clone();
-            live.config = config.clone();
-            live.left_out = left_out.unwrap_or_else(|| live.left_out.clone());
-        }
-    }
-
-    /// The root goes on by what it has; the new rules are tried again.
-    fn put_off(&self, fleet: &Arc<Fleet>, why: String) {
-        let mut inner = self.inner.lock();
-        if inner.pending.as_ref() != Some(&why) {
-            tracing::warn!(node = self.name, why, "new rules are not in force yet");
-        }
-        inner.pending = Some(why);
-        drop(inner);
-        self.try_later(fleet);
     }
 
     fn try_later(&self, fleet: &Arc<Fleet>) {
@@ -670,68 +551,4 @@ impl Node {
         }
         (inner.state, inner.why) = (state, why);
     }
-
-    /// How it is. Looks at the layers, which takes long where a store hangs.
-    pub(super) fn status(&self, root: &Path) -> NodeStatus {
-        let (mut status, live) = self.status_without_layers(root);
-        if let Some(live) = live {
-            let lifetime = live.config.cache_lifetime;
-            let layers = live.view.layers();
-            status.layers = layers
-                .iter()
-                .map(|layer| LayerStatus {
-                    layer: layer.spec().label.clone(),
-                    path: layer_dir(layer.spec()),
-                    missing: layer.missing(),
-                    freshness: format!("{lifetime:?}"),
-                })
-                .collect();
-        }
-        status
-    }
-
-    /// How it is, as far as that can be said at once.
-    pub(super) fn status_without_layers(&self, root: &Path) -> (NodeStatus, Option<Live>) {
-        let inner = self.inner.lock();
-        let live = inner.live.clone();
-        let wanted = inner.wanted.as_ref().ok();
-        let spec = live.as_ref().map(|live| &live.spec).or(wanted);
-        let seconds = inner.since.duration_since(UNIX_EPOCH);
-        let status = NodeStatus {
-            node: self.name.clone(),
-            state: inner.state,
-            reason: inner.why.clone(),
-            pending: inner.pending.clone(),
-            since: seconds.map_or(0, |since| since.as_secs()),
-            mountpoint: live
-                .as_ref()
-                .map_or_else(|| root.join(&self.name), |live| live.point.clone()),
-            image: spec.map(|spec| spec.image.name.clone()),
-            layers: Vec::new(),
-            io: "daemon".into(),
-            inodes: live.as_ref().map_or(0, |live| live.view.inode_count()),
-            open: live.as_ref().map_or(0, |live| live.view.open_count()),
-            detached: inner.detached.len(),
-        };
-        drop(inner);
-        (status, live)
-    }
-}
-
-fn layer_dir(spec: &crate::layer::LayerSpec) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    match &spec.sub {
-        Some(sub) => spec.base.join(std::ffi::OsStr::from_bytes(sub)),
-        None => spec.base.clone(),
-    }
-}
-
-/// Rows that no rule was made of: usually none.
-fn left_out(spec: &NodeSpec, rows: &[RuleRow]) -> Arc<[RuleRow]> {
-    if rows.len() == spec.rules.len() {
-        return Arc::default();
-    }
-    let made: std::collections::HashSet<&[u8]> = rows.iter().map(|row| &row.path[..]).collect();
-    let out = |row: &&RuleRow| !made.contains(&row.path[..]);
-    spec.rules.iter().filter(out).cloned().collect()
 }

@@ -9,40 +9,42 @@ use super::Fleet;
 use super::changes::{Comparer, Difference, need_restart};
 use super::crew::gather;
 use super::loaded::Loaded;
-use super::node::{NewRules, Node, Wanted, Went};
+use super::node::{Node, Wanted, Went};
 use crate::control::{Change, Finding, NodeChange, Outcome, Reloaded};
-use crate::fleet::build::{self, Compiled};
 use crate::fuse::Leave;
 use crate::tables::{Problem, Severity};
 
 /// How long all nodes together may take to compile or to change.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Who wants a reload.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Asked {
+    /// Somebody, over the control socket.
+    BySocket,
+    /// Somebody, by SIGHUP.
+    BySignal,
+    /// Nobody: a table was changed. It may be half written, so that this way no node goes.
+    ByATable,
+}
+
 /// What is to be done to one node.
 enum Step {
     Remove(Arc<Node>),
-    Add(Arc<Node>, Option<Compiled>),
-    Change(Arc<Node>, NewRules, Difference),
-}
-
-/// As [`Step`], before anything was compiled.
-struct Plan {
-    node: Arc<Node>,
-    wanted: Option<Wanted>,
-    /// Of a node that is there already.
-    difference: Option<Difference>,
+    Add(Arc<Node>),
+    Change(Arc<Node>, Wanted, Difference),
 }
 
 impl Fleet {
-    /// Reads tables and configuration anew and goes by them, if they have no error. `why` is for
-    /// the log.
-    pub fn reload(self: &Arc<Self>, why: &str) -> Reloaded {
+    /// Reads tables and configuration anew and goes by them, if they have no error.
+    pub(super) fn reload(self: &Arc<Self>, asked: Asked) -> Reloaded {
         let _one = self.reloading.lock();
         let began = Instant::now();
         self.manager.reloading();
-        tracing::info!(why, "reading tables and configuration");
-        let reloaded = match Loaded::read(&self.options) {
-            Ok(loaded) => self.take(loaded),
+        tracing::info!(?asked, "reading tables and configuration");
+        let before = self.loaded.read().clone();
+        let reloaded = match Loaded::read(&self.options, Some(&before.plan)) {
+            Ok(loaded) => self.take(loaded, asked),
             Err(text) => refused(vec![Finding { error: true, text }]),
         };
         let errors = reloaded.problems.iter().filter(|found| found.error).count();
@@ -69,17 +71,29 @@ impl Fleet {
         reloaded
     }
 
-    fn take(self: &Arc<Self>, loaded: Loaded) -> Reloaded {
-        let mut problems: BTreeSet<Problem> = loaded.problems.iter().cloned().collect();
-        let (plans, unchanged) = self.plan(&loaded);
-        let compiled = self.compile(&plans, &loaded, &mut problems);
-        let problems: Vec<Problem> = problems.into_iter().collect();
-        let findings = problems.iter().map(finding).collect();
+    fn take(self: &Arc<Self>, loaded: Loaded, asked: Asked) -> Reloaded {
+        let problems: BTreeSet<&Problem> = loaded.problems.iter().collect();
+        let mut findings: Vec<Finding> = problems.iter().copied().map(finding).collect();
         if problems.iter().any(|p| p.severity == Severity::Error) {
             return refused(findings);
         }
+        let (steps, unchanged) = self.steps(&loaded);
+        let gone = steps.iter().filter_map(|step| match step {
+            Step::Remove(node) => Some(node.name.as_str()),
+            _ => None,
+        });
+        let gone: Vec<&str> = gone.collect();
+        if let (Asked::ByATable, Some(first)) = (asked, gone.first()) {
+            let (dir, n) = (loaded.config.tables.display(), gone.len());
+            let text = format!(
+                "{dir}: error: {n} nodes are gone, such as {first} (a table may be half written; \
+                 statelite reload unmounts them)"
+            );
+            findings.push(Finding { error: true, text });
+            return refused(findings);
+        }
         self.told.lock().clear();
-        self.tell(&problems);
+        self.tell(&loaded.problems);
         let restart = need_restart(&self.config(), &loaded.config);
         for key in &restart {
             tracing::warn!(
@@ -97,24 +111,14 @@ impl Fleet {
             node.refresh(wanted, &config);
         }
         self.ticker.wake();
-        let mut steps = Vec::new();
         {
             let mut nodes = self.nodes.write();
-            for (plan, compiled) in plans.into_iter().zip(compiled) {
-                let node = plan.node;
-                steps.push(match (plan.wanted, plan.difference) {
-                    (None, _) => {
-                        nodes.remove(&node.name);
-                        Step::Remove(node)
-                    }
-                    (Some(_), None) => {
-                        nodes.insert(node.name.clone(), node.clone());
-                        Step::Add(node, compiled)
-                    }
-                    (Some(wanted), Some(difference)) => {
-                        Step::Change(node, NewRules { wanted, compiled }, difference)
-                    }
-                });
+            for step in &steps {
+                match step {
+                    Step::Remove(node) => drop(nodes.remove(&node.name)),
+                    Step::Add(node) => drop(nodes.insert(node.name.clone(), node.clone())),
+                    Step::Change(..) => {}
+                }
             }
         }
         let told: Vec<NodeChange> = steps.iter().map(Step::begun).collect();
@@ -131,70 +135,42 @@ impl Fleet {
     }
 
     /// What is to be done, and the nodes that nothing is to be done to.
-    fn plan(&self, loaded: &Loaded) -> (Vec<Plan>, Vec<Arc<Node>>) {
-        let (mut plans, mut unchanged) = (Vec::new(), Vec::new());
+    fn steps(&self, loaded: &Loaded) -> (Vec<Step>, Vec<Arc<Node>>) {
+        let (mut steps, mut unchanged) = (Vec::new(), Vec::new());
         let config = self.config();
         let now = self.nodes.read().clone();
         let mut comparer = Comparer::default();
         for node in now.values() {
             let Some(wanted) = loaded.nodes.get(&node.name) else {
-                plans.push(Plan {
-                    node: node.clone(),
-                    wanted: None,
-                    difference: None,
-                });
+                steps.push(Step::Remove(node.clone()));
                 continue;
             };
             // What counts is what a mounted root goes by, not what it was to go by.
             let basis = match node.live() {
-                Some(live) => Ok((live.spec, live.config)),
-                None => node.wanted().map(|spec| (spec, config.clone())),
+                Some(live) => Ok((live.planned, live.config)),
+                None => node.wanted().map(|planned| (planned, config.clone())),
             };
             let difference = match (&basis, wanted) {
-                (Ok((spec, config)), Ok(new)) => {
-                    comparer.difference((spec, config), (new, &loaded.config))
+                (Ok((old, config)), Ok(new)) => {
+                    comparer.difference((old.spec(), config), (new.spec(), &loaded.config))
                 }
                 (Err(old), Err(new)) if old == new => None,
-                _ => Some(Difference::of_words("what the tables say of its image")),
+                (_, Err(fault)) => Some(Difference::of_words(&fault.why)),
+                (Err(_), Ok(_)) => Some(Difference::of_words("there is an image for it")),
             };
             match difference {
                 None => unchanged.push(node.clone()),
-                difference => plans.push(Plan {
-                    node: node.clone(),
-                    wanted: Some(wanted.clone()),
-                    difference,
-                }),
+                Some(difference) => {
+                    steps.push(Step::Change(node.clone(), wanted.clone(), difference));
+                }
             }
         }
         for (name, wanted) in &loaded.nodes {
             if !now.contains_key(name) {
-                plans.push(Plan {
-                    node: Node::new(name.clone(), wanted.clone()),
-                    wanted: Some(wanted.clone()),
-                    difference: None,
-                });
+                steps.push(Step::Add(Node::new(name.clone(), wanted.clone())));
             }
         }
-        (plans, unchanged)
-    }
-
-    /// Compiles what is to be mounted or changed. An image that is missing is that node's own
-    /// trouble, and comes out when it is mounted.
-    fn compile(
-        &self,
-        plans: &[Plan],
-        loaded: &Loaded,
-        problems: &mut BTreeSet<Problem>,
-    ) -> Vec<Option<Compiled>> {
-        let specs: Vec<_> = plans.iter().map(|plan| plan.wanted.clone()).collect();
-        let config = loaded.config.clone();
-        let compiled = gather(specs, PATIENCE, move |wanted| {
-            build::compiled(&*wanted?.ok()?, &config).ok()
-        });
-        let compiled = compiled.into_iter().map(Option::flatten);
-        compiled
-            .inspect(|compiled| problems.extend(compiled.iter().flat_map(|c| c.problems.clone())))
-            .collect()
+        (steps, unchanged)
     }
 }
 
@@ -217,7 +193,7 @@ impl Step {
     fn begun(&self) -> NodeChange {
         let (node, change) = match self {
             Step::Remove(node) => (node, Change::Removed),
-            Step::Add(node, _) => (node, Change::Added),
+            Step::Add(node) => (node, Change::Added),
             Step::Change(node, ..) => (node, Change::Changed),
         };
         let went = Went::hangs();
@@ -247,19 +223,19 @@ impl Step {
                     _ => went,
                 }
             }
-            Step::Add(node, compiled) => node.mount(fleet, compiled),
-            Step::Change(node, rules, difference) => {
+            Step::Add(node) => node.mount(fleet),
+            Step::Change(node, wanted, difference) => {
                 difference.tell(&mut said);
                 let was = node.live();
-                let before = was.as_ref().map(|live| difference.before(&live.view));
-                let (live, went) = node.change(fleet, rules);
+                let before = was.as_ref().map(|live| difference.before(&live.view()));
+                let (live, went) = node.change(fleet, wanted);
                 if !live {
                     said.change = Change::Remounted;
                 }
                 if let (Outcome::Done, Some(before), Some(now)) =
                     (went.outcome, before, node.live())
                 {
-                    difference.after(before, &now.view, &mut said);
+                    difference.after(before, &now.view(), &mut said);
                 }
                 went
             }

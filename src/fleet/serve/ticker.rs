@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::node::Node;
+use super::reload::Asked;
 use super::{Fleet, crew};
 
 /// Tables are read once they were left alone for this long: a file is rewritten in several writes,
 /// and one edit often touches several files.
-const QUIET: Duration = Duration::from_millis(300);
+const QUIET: Duration = Duration::from_secs(1);
 /// But no later than this after the first of them.
-const AT_LAST: Duration = Duration::from_secs(5);
+const AT_LAST: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 struct Due {
@@ -74,18 +76,23 @@ pub(super) fn run(fleet: &Arc<Fleet>) {
     let mut next = None;
     while !fleet.is_stopping() {
         if fleet.ticker.wait(next) {
-            fleet.reload("a table was changed");
+            fleet.reload(Asked::ByATable);
         }
         let now = Instant::now();
         let nodes = fleet.nodes();
         let due: Vec<_> = nodes.iter().filter(|node| node.take_due(now)).collect();
         if !due.is_empty() {
+            let due: Vec<_> = due.into_iter().cloned().collect();
             let again = fleet.clone();
-            let due = due.into_iter().cloned().collect();
             // Nobody waits: what fails says itself when it is to be tried again.
-            drop(crew::each(due, move |node: Arc<super::node::Node>| {
-                node.retry(&again);
-                again.tell_status();
+            drop(crew::each(vec![due], move |due: Vec<Arc<Node>>| {
+                // Those that share an image share its plan.
+                again.plan_again(&due);
+                let each = again.clone();
+                drop(crew::each(due, move |node| {
+                    node.retry(&each);
+                    each.tell_status();
+                }));
             }));
         }
         next = nodes.iter().filter_map(|node| node.next_try()).min();

@@ -1,0 +1,427 @@
+//! The hot path: what lower layers were found to have, and not to have, shared by all views.
+//!
+//! Owns: facts about paths in layers, the bytes that they take, and which of them make room for
+//! others. May not: do I/O, know of views, rules or what a layer is beyond its number.
+//!
+//! A fact is good until it is forgotten: only what is told of every change may be kept here. A
+//! change may come while a fact is being found out, so a miss hands out a [`Ticket`], and what is
+//! put in with it is dropped if anything was forgotten meanwhile.
+//!
+//! Lock order: one shard at a time, nothing else is locked under it.
+
+mod shard;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::sys::obj::Stat;
+pub use shard::Ticket;
+use shard::{Key, Shard};
+
+/// A layer's number: no two layers of a process have the same, not even one after the other.
+pub type LayerId = u32;
+
+/// What a path is in a layer.
+#[derive(Clone, Debug)]
+pub enum Fact {
+    /// Nothing.
+    Absent,
+    /// A device that hides what is below it.
+    Whiteout,
+    /// An object.
+    Object(Object),
+}
+
+/// An object, as far as it can be told without opening it.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its attributes.
+    pub stat: Stat,
+    /// A directory that hides what is below it.
+    pub opaque: bool,
+    /// A symlink's target.
+    pub target: Option<Arc<[u8]>>,
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Name {
+    /// The name.
+    pub name: Box<[u8]>,
+    /// `S_IFMT` bits, 0 where unknown.
+    pub kind: u32,
+    /// Hides the name in lower layers.
+    pub whiteout: bool,
+}
+
+/// A directory's names.
+pub type Names = Arc<[Name]>;
+
+#[derive(Clone, Debug)]
+enum Value {
+    Fact(Fact),
+    Names(Names),
+}
+
+/// What is remembered or not.
+#[derive(Debug)]
+pub enum Lookup<T> {
+    /// It is known.
+    Hit(T),
+    /// It is not; what is found out can be put in with this.
+    Miss(Ticket),
+}
+
+/// Counts since the start, and what is held now.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Answered from memory.
+    pub hits: u64,
+    /// Not known.
+    pub misses: u64,
+    /// Left out to make room.
+    pub evictions: u64,
+    /// Forgotten because a layer changed.
+    pub forgotten: u64,
+    /// Facts held.
+    pub entries: u64,
+    /// Bytes held.
+    pub bytes: u64,
+    /// The most bytes that may be held.
+    pub limit: u64,
+}
+
+/// The facts of all layers.
+#[derive(Debug)]
+pub struct Cache {
+    shards: Box<[Mutex<Shard>]>,
+    limit: usize,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// So many locks; a power of two.
+const SHARDS: usize = 32;
+
+impl Cache {
+    /// An empty cache that holds at most so many bytes.
+    pub fn new(limit: usize) -> Cache {
+        Cache {
+            shards: (0..SHARDS)
+                .map(|_| Mutex::new(Shard::new(limit / SHARDS)))
+                .collect(),
+            limit,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
+    }
+
+    /// What is known of a path in a layer.
+    pub fn fact(&self, layer: LayerId, path: &[u8]) -> Lookup<Fact> {
+        self.get(Key::fact(layer, hash(path)), path, |value| match value {
+            Value::Fact(fact) => Some(fact.clone()),
+            Value::Names(_) => None,
+        })
+    }
+
+    /// The names in a directory of a layer.
+    pub fn names(&self, layer: LayerId, path: &[u8]) -> Lookup<Names> {
+        self.get(Key::names(layer, hash(path)), path, |value| match value {
+            Value::Names(names) => Some(names.clone()),
+            Value::Fact(_) => None,
+        })
+    }
+
+    fn get<T>(&self, key: Key, path: &[u8], of: impl Fn(&Value) -> Option<T>) -> Lookup<T> {
+        let mut shard = self.shard(key.hash).lock();
+        if let Some(found) = shard.get(key, path).and_then(of) {
+            drop(shard);
+            self.hits.fetch_add(1, Ordering::Relaxed);
+            return Lookup::Hit(found);
+        }
+        let ticket = shard.ticket();
+        drop(shard);
+        self.misses.fetch_add(1, Ordering::Relaxed);
+        Lookup::Miss(ticket)
+    }
+
+    /// Keeps what was found out after a miss.
+    pub fn put_fact(&self, layer: LayerId, path: &[u8], fact: Fact, ticket: Ticket) {
+        let hash = hash(path);
+        let cost = match &fact {
+            Fact::Object(object) => object.target.as_ref().map_or(0, |target| target.len() + 16),
+            Fact::Absent | Fact::Whiteout => 0,
+        };
+        self.shard(hash).lock().put(
+            Key::fact(layer, hash),
+            path,
+            Value::Fact(fact),
+            cost,
+            ticket,
+        );
+    }
+
+    /// Keeps a directory's names, read after a miss.
+    pub fn put_names(&self, layer: LayerId, path: &[u8], names: Names, ticket: Ticket) {
+        let hash = hash(path);
+        let cost = names
+            .iter()
+            .map(|name| size_of::<Name>() + name.name.len() + 8)
+            .sum::<usize>();
+        self.shard(hash).lock().put(
+            Key::names(layer, hash),
+            path,
+            Value::Names(names),
+            cost,
+            ticket,
+        );
+    }
+
+    /// Something happened to an object: what is known of it is void.
+    pub fn forget(&self, layer: LayerId, path: &[u8]) {
+        let hash = hash(path);
+        self.shard(hash).lock().forget(layer, hash);
+    }
+
+    /// Something happened to a whole subtree, its top included.
+    pub fn forget_below(&self, layer: LayerId, top: &[u8]) {
+        for shard in &self.shards {
+            shard
+                .lock()
+                .forget_where(layer, |path, _| is_below(path, top));
+        }
+    }
+
+    /// Something happened to an object that may have other names.
+    pub fn forget_object(&self, layer: LayerId, dev: u64, ino: u64) {
+        for shard in &self.shards {
+            shard.lock().forget_where(layer, |_, value| {
+                matches!(value, Value::Fact(Fact::Object(object))
+                    if (object.stat.dev, object.stat.ino) == (dev, ino))
+            });
+        }
+    }
+
+    /// Nothing of a layer is certain any more.
+    pub fn forget_layer(&self, layer: LayerId) {
+        for shard in &self.shards {
+            shard.lock().forget_where(layer, |_, _| true);
+        }
+    }
+
+    /// The names in a directory that are known to be absent there.
+    pub fn absent_in(&self, layer: LayerId, dir: &[u8]) -> Vec<Box<[u8]>> {
+        let mut names = Vec::new();
+        for shard in &self.shards {
+            shard.lock().visit(layer, |path, value| {
+                if let (Value::Fact(Fact::Absent | Fact::Whiteout), Some(name)) =
+                    (value, name_in(path, dir))
+                {
+                    names.push(name.into());
+                }
+            });
+        }
+        names
+    }
+
+    /// How it does.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts {
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            limit: self.limit as u64,
+            ..Counts::default()
+        };
+        for shard in &self.shards {
+            shard.lock().count(&mut counts);
+        }
+        counts
+    }
+
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        &self.shards[(hash >> 40) as usize % SHARDS]
+    }
+}
+
+fn hash(path: &[u8]) -> u64 {
+    xxh3_64(path)
+}
+
+/// Is a path `top` itself or below it?
+fn is_below(path: &[u8], top: &[u8]) -> bool {
+    match path.strip_prefix(top) {
+        Some(rest) => rest.is_empty() || top.is_empty() || rest[0] == b'/',
+        None => false,
+    }
+}
+
+/// The name of what lies directly in a directory.
+fn name_in<'p>(path: &'p [u8], dir: &[u8]) -> Option<&'p [u8]> {
+    let rest = path.strip_prefix(dir)?;
+    let name = match dir.is_empty() {
+        true => rest,
+        false => rest.strip_prefix(b"/")?,
+    };
+    (!name.is_empty() && !name.contains(&b'/')).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(size: u64) -> Fact {
+        let stat = Stat {
+            size,
+            dev: 7,
+            ino: size,
+            ..Stat::default()
+        };
+        Fact::Object(Object {
+            stat,
+            opaque: false,
+            target: None,
+        })
+    }
+
+    fn put(cache: &Cache, layer: LayerId, path: &[u8], fact: Fact) {
+        let Lookup::Miss(ticket) = cache.fact(layer, path) else {
+            return;
+        };
+        cache.put_fact(layer, path, fact, ticket);
+    }
+
+    fn size(cache: &Cache, layer: LayerId, path: &[u8]) -> Option<u64> {
+        match cache.fact(layer, path) {
+            Lookup::Hit(Fact::Object(object)) => Some(object.stat.size),
+            Lookup::Hit(_) => Some(0),
+            Lookup::Miss(_) => None,
+        }
+    }
+
+    #[test]
+    fn facts_are_kept_by_layer_and_path() {
+        let cache = Cache::new(1 << 20);
+        put(&cache, 1, b"etc/motd", object(1));
+        put(&cache, 2, b"etc/motd", object(2));
+        put(&cache, 1, b"etc/none", Fact::Absent);
+        assert_eq!(size(&cache, 1, b"etc/motd"), Some(1));
+        assert_eq!(size(&cache, 2, b"etc/motd"), Some(2));
+        assert!(matches!(
+            cache.fact(1, b"etc/none"),
+            Lookup::Hit(Fact::Absent)
+        ));
+        assert_eq!(size(&cache, 2, b"etc/none"), None);
+        cache.forget(1, b"etc/motd");
+        assert_eq!(size(&cache, 1, b"etc/motd"), None);
+        assert_eq!(size(&cache, 2, b"etc/motd"), Some(2));
+    }
+
+    #[test]
+    fn what_was_found_before_a_change_is_not_kept_after_it() {
+        let cache = Cache::new(1 << 20);
+        let Lookup::Miss(ticket) = cache.fact(1, b"a") else {
+            panic!("an empty cache knew something");
+        };
+        cache.forget(1, b"a");
+        cache.put_fact(1, b"a", object(1), ticket);
+        assert_eq!(size(&cache, 1, b"a"), None);
+        // A subtree, and a whole layer, likewise.
+        for forget in [
+            (|cache: &Cache| cache.forget_below(1, b"d")) as fn(&Cache),
+            |cache| cache.forget_layer(1),
+            |cache| cache.forget_object(1, 7, 1),
+        ] {
+            let Lookup::Miss(ticket) = cache.fact(1, b"d/e") else {
+                panic!("it knew something");
+            };
+            forget(&cache);
+            cache.put_fact(1, b"d/e", object(1), ticket);
+            assert_eq!(size(&cache, 1, b"d/e"), None);
+        }
+    }
+
+    #[test]
+    fn a_subtree_is_forgotten_with_its_top_and_nothing_beside_it() {
+        let cache = Cache::new(1 << 20);
+        for path in [&b"d"[..], b"d/e", b"d/e/f", b"de", b"c/d"] {
+            put(&cache, 1, path, object(3));
+        }
+        cache.forget_below(1, b"d");
+        let left = [&b"d"[..], b"d/e", b"d/e/f", b"de", b"c/d"]
+            .map(|path| size(&cache, 1, path).is_some());
+        assert_eq!(left, [false, false, false, true, true]);
+        cache.forget_below(1, b"");
+        assert_eq!(cache.counts().entries, 0);
+    }
+
+    #[test]
+    fn names_that_are_absent_in_a_directory_are_told() {
+        let cache = Cache::new(1 << 20);
+        for path in [&b"d/a"[..], b"d/b/c", b"da", b"d"] {
+            put(&cache, 1, path, Fact::Absent);
+        }
+        put(&cache, 1, b"d/there", object(1));
+        assert_eq!(cache.absent_in(1, b"d"), [b"a"[..].into()]);
+        let mut top = cache.absent_in(1, b"");
+        top.sort();
+        assert_eq!(top, [b"d"[..].into(), b"da"[..].into()]);
+        assert!(cache.absent_in(2, b"d").is_empty());
+    }
+
+    #[test]
+    fn other_names_of_an_object_are_forgotten() {
+        let cache = Cache::new(1 << 20);
+        put(&cache, 1, b"a", object(5));
+        put(&cache, 1, b"b", object(5));
+        put(&cache, 1, b"c", object(6));
+        cache.forget_object(1, 7, 5);
+        assert_eq!(size(&cache, 1, b"a"), None);
+        assert_eq!(size(&cache, 1, b"b"), None);
+        assert_eq!(size(&cache, 1, b"c"), Some(6));
+    }
+
+    #[test]
+    fn it_never_holds_more_than_it_may_and_keeps_what_is_used() {
+        let limit = 1 << 20;
+        let cache = Cache::new(limit);
+        for n in 0..20_000u32 {
+            put(&cache, 1, b"kept", object(1));
+            put(
+                &cache,
+                1,
+                format!("dir/{n}").as_bytes(),
+                object(u64::from(n)),
+            );
+            assert!(cache.counts().bytes <= limit as u64);
+        }
+        let counts = cache.counts();
+        assert!(counts.evictions > 0 && counts.entries > 500, "{counts:?}");
+        assert_eq!(size(&cache, 1, b"kept"), Some(1));
+        assert_eq!(size(&cache, 1, b"dir/0"), None);
+        assert_eq!(size(&cache, 1, b"dir/19999"), Some(19_999));
+        // The bytes are those of what is there: all forgotten, none are left.
+        cache.forget_layer(1);
+        assert_eq!((cache.counts().bytes, cache.counts().entries), (0, 0));
+    }
+
+    #[test]
+    fn what_is_larger_than_a_shard_is_not_kept() {
+        let cache = Cache::new(32 * 1024);
+        let names: Names = (0..1000)
+            .map(|n| Name {
+                name: format!("{n}").into_bytes().into(),
+                kind: 0,
+                whiteout: false,
+            })
+            .collect();
+        let Lookup::Miss(ticket) = cache.names(1, b"big") else {
+            panic!("an empty cache knew something");
+        };
+        cache.put_names(1, b"big", names, ticket);
+        assert!(matches!(cache.names(1, b"big"), Lookup::Miss(_)));
+        assert_eq!(cache.counts().bytes, 0);
+    }
+}

@@ -1,0 +1,242 @@
+//! Directories of an upper that are in use, kept open for a moment: a program that makes or
+//! removes many names in one directory has it walked to once, not for each.
+//!
+//! What is kept is believed for as long as the caller says, and at most for [`LONGEST`], so that a
+//! directory that somebody else moves or replaces in the store is noticed; what the daemon itself
+//! moves or removes it must [`Layer::let_go_of`]. A root that is not the same any more takes all of
+//! it along (SEMANTICS section 8).
+
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::Layer;
+use crate::sys::Res;
+
+/// As often as a root is looked at again.
+const LONGEST: Duration = Duration::from_secs(1);
+/// Each costs a descriptor.
+const MOST: NonZeroUsize = NonZeroUsize::new(128).unwrap();
+
+#[derive(Debug)]
+struct Kept {
+    fd: Arc<OwnedFd>,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Whose directories these are.
+    root: Option<Arc<OwnedFd>>,
+    dirs: LruCache<Box<[u8]>, Kept>,
+    work: Option<Kept>,
+    /// Rises with each change: what was opened before one is not kept after it.
+    changes: u64,
+}
+
+/// The directories of one layer.
+#[derive(Debug)]
+pub(super) struct Held {
+    state: Mutex<State>,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        let state = State {
+            root: None,
+            dirs: LruCache::unbounded(),
+            work: None,
+            changes: 0,
+        };
+        Held {
+            state: Mutex::new(state),
+        }
+    }
+}
+
+impl State {
+    fn belongs_to(&mut self, root: &Arc<OwnedFd>) {
+        if self
+            .root
+            .as_ref()
+            .is_none_or(|held| !Arc::ptr_eq(held, root))
+        {
+            self.clear();
+            self.root = Some(root.clone());
+        }
+    }
+
+    fn clear(&mut self) {
+        self.root = None;
+        self.work = None;
+        self.dirs.clear();
+        self.changes += 1;
+    }
+}
+
+fn believed(kept: &Kept, age: Duration) -> bool {
+    kept.since.elapsed() < age.min(LONGEST)
+}
+
+impl Layer {
+    /// The root, and everything held let go of where that is gone or another.
+    fn held_root(&self) -> Res<Arc<OwnedFd>> {
+        match self.root() {
+            Ok(root) => {
+                self.held.state.lock().belongs_to(&root);
+                Ok(root)
+            }
+            Err(e) => {
+                self.held.state.lock().clear();
+                Err(e)
+            }
+        }
+    }
+
+    /// As [`Layer::open_dir`], a descriptor that may be shared, and as old as `age`.
+    ///
+    /// # Errors
+    /// As [`Layer::open_dir`].
+    pub fn hold_dir(&self, path: &[u8], age: Duration) -> Res<Arc<OwnedFd>> {
+        let root = self.held_root()?;
+        if path.is_empty() {
+            return Ok(root);
+        }
+        let changes = {
+            let mut state = self.held.state.lock();
+            if let Some(kept) = state.dirs.get(path)
+                && believed(kept, age)
+            {
+                return Ok(kept.fd.clone());
+            }
+            state.changes
+        };
+        let (fd, since) = (Arc::new(self.open_dir(path)?), Instant::now());
+        let mut state = self.held.state.lock();
+        if state.changes == changes && !age.is_zero() {
+            let kept = Kept {
+                fd: fd.clone(),
+                since,
+            };
+            state.dirs.put(path.into(), kept);
+            if state.dirs.len() > MOST.get() {
+                state.dirs.pop_lru();
+            }
+        }
+        Ok(fd)
+    }
+
+    /// The work directory of an upper that has been tried out.
+    ///
+    /// # Errors
+    /// As [`Layer::caps`].
+    pub fn work(&self) -> Res<Arc<OwnedFd>> {
+        self.caps()?;
+        self.held_root()?;
+        let changes = {
+            let state = self.held.state.lock();
+            if let Some(kept) = state.work.as_ref().filter(|kept| believed(kept, LONGEST)) {
+                return Ok(kept.fd.clone());
+            }
+            state.changes
+        };
+        let (fd, since) = (Arc::new(self.work_dir()?), Instant::now());
+        let mut state = self.held.state.lock();
+        if state.changes == changes {
+            state.work = Some(Kept {
+                fd: fd.clone(),
+                since,
+            });
+        }
+        Ok(fd)
+    }
+
+    /// What was at `path`, and all below it, is not there any more: to be said once that is so,
+    /// before the request is answered.
+    pub fn let_go_of(&self, path: &[u8]) {
+        let mut state = self.held.state.lock();
+        state.changes += 1;
+        let below = |held: &[u8]| {
+            held.strip_prefix(path)
+                .is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || path.is_empty())
+        };
+        let gone: Vec<Box<[u8]>> = state
+            .dirs
+            .iter()
+            .filter(|(held, _)| below(held))
+            .map(|(held, _)| held.clone())
+            .collect();
+        for held in gone {
+            state.dirs.pop(&held);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::{LayerSpec, UpperSpec};
+    use crate::sys::Errno;
+    use crate::sys::obj;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn upper(base: &std::path::Path) -> Layer {
+        Layer::new(LayerSpec {
+            label: "test".into(),
+            base: base.into(),
+            sub: None,
+            require_mount: None,
+            optional: false,
+            upper: Some(UpperSpec::default()),
+        })
+    }
+
+    #[test]
+    fn what_was_moved_or_removed_is_not_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layer, at) = (upper(dir.path()), |name: &str| dir.path().join(name));
+        for name in ["a/b", "ab", "c"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        let ino = |path: &[u8], age| {
+            let fd = layer.hold_dir(path, age)?;
+            Ok(obj::stat(&*fd).unwrap().ino)
+        };
+        let before = [b"a" as &[u8], b"a/b", b"ab"].map(|path| ino(path, SECOND));
+        std::fs::rename(at("a"), at("gone")).unwrap();
+        layer.let_go_of(b"a");
+        assert_eq!(ino(b"a", SECOND), Err(Errno::NOENT));
+        assert_eq!(ino(b"a/b", SECOND), Err(Errno::NOENT));
+        assert_eq!(ino(b"ab", SECOND), before[2]);
+        std::fs::rename(at("c"), at("a")).unwrap();
+        assert!(ino(b"a", SECOND).is_ok_and(|now| Ok(now) != before[0]));
+    }
+
+    #[test]
+    fn what_may_not_be_old_is_looked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = upper(dir.path());
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        layer.hold_dir(b"a", SECOND).unwrap();
+        std::fs::remove_dir(dir.path().join("a")).unwrap();
+        let again = layer.hold_dir(b"a", Duration::ZERO);
+        assert_eq!(again.err(), Some(Errno::NOENT));
+    }
+
+    #[test]
+    fn only_so_many_are_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = upper(dir.path());
+        for n in 0..MOST.get() + 10 {
+            let name = n.to_string();
+            std::fs::create_dir(dir.path().join(&name)).unwrap();
+            layer.hold_dir(name.as_bytes(), SECOND).unwrap();
+        }
+        assert_eq!(layer.held.state.lock().dirs.len(), MOST.get());
+    }
+}
