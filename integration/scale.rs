@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use site::Size;
 use statelite::fleet::build::{option_word, rule_path};
-use statelite::fleet::{Plan, Planned, Use, plan, planned_view};
+use statelite::fleet::{Plan, Planned, Shared, Use, plan, planned_view};
 use statelite::tables::{CsvDir, RuleRow, Tables};
 
 const SIZE: Size = Size {
@@ -196,9 +196,10 @@ fn a_large_site_is_planned_once() {
         "{:?}",
         all.first()
     );
+    let shared = Shared::for_a_look();
     timed("a view of each node", || {
         for node in first.nodes() {
-            planned_view(node, &config, Use::Look).unwrap();
+            planned_view(node, &config, Use::Look, &shared).unwrap();
         }
     });
 }

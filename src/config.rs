@@ -86,6 +86,9 @@ pub struct Config {
     /// Threads of one node's session.
     #[serde(deserialize_with = "threads")]
     pub threads: usize,
+    /// Where metrics are told; empty: nowhere.
+    #[serde(deserialize_with = "crate::metrics::Address::or_empty")]
+    pub metrics: Option<crate::metrics::Address>,
     /// What is logged: a level, or filters as `statelite::fleet=debug,info`.
     pub log: String,
     /// How it is logged.
@@ -119,6 +122,7 @@ impl Default for Config {
             cache_size: 128 << 20,
             whiteouts: Whiteouts::default(),
             threads: 1,
+            metrics: None,
             log: "info".into(),
             log_format: LogFormat::default(),
         }

@@ -1,6 +1,7 @@
 //! statelite: every diskless node's root as a live merge of image, tmpfs, persistent and
 //! litetree layers, chosen path by path by the litefile rules.
 
+pub mod bench;
 pub mod cache;
 pub mod cli;
 pub mod config;
@@ -10,8 +11,11 @@ pub mod fs;
 pub mod fuse;
 pub mod inode;
 pub mod layer;
+pub mod logs;
+pub mod metrics;
 pub mod pool;
 pub mod rules;
 pub mod sys;
 pub mod tables;
+pub mod top;
 pub mod watch;

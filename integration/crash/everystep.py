@@ -174,7 +174,8 @@ class Lab:
             for line in lines:
                 line = line.split(None, 1)[1].strip()
                 call = re.match(r"[a-z]\w*(?=\()", line)
-                if call:
+                # strace shows what it has no name for; of such calls the daemon makes only getxattrat and listxattrat.
+                if call and not call[0].startswith("syscall_"):
                     counts[call[0]] = counts.get(call[0], 0) + 1
                     if changes(line):
                         steps.append((call[0], counts[call[0]], line))

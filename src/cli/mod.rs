@@ -6,6 +6,7 @@
 //! Exit codes: 0 done; 1 the input has problems, or the work failed; 2 the command line is wrong;
 //! 3 no daemon answers; 4 some nodes are not served; 5 something is in use.
 
+mod bench;
 mod check;
 mod docs;
 mod explain;
@@ -16,6 +17,7 @@ mod reset;
 mod serve;
 mod show;
 mod status;
+mod top;
 mod umount;
 
 use std::path::PathBuf;
@@ -26,6 +28,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{Config, LogFormat};
 use crate::control::{ClientError, Outcome};
 use crate::fleet::{ControlError, RunError, ServeError};
+use crate::logs::Limiter;
 use crate::tables::{CsvDir, Problem, Tables};
 
 const AFTER_HELP: &str = "\
@@ -85,6 +88,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     Show(show::ShowArgs),
     Reset(reset::ResetArgs),
+    Bench(bench::BenchArgs),
+    Top(top::TopArgs),
     #[command(hide = true)]
     Completions(docs::CompletionsArgs),
     #[command(hide = true)]
@@ -152,7 +157,10 @@ fn of_daemon<T: serde::de::DeserializeOwned>(
 /// Parses the command line, runs the command and says how it went.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(&cli) {
+    let limiter = Limiter::default();
+    let ended = run(&cli, &limiter);
+    limiter.flush();
+    match ended {
         Ok(code) => code,
         Err(error) => {
             match (error.downcast_ref::<RunError>(), &cli.command) {
@@ -170,7 +178,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<ExitCode, Failure> {
+fn run(cli: &Cli, limiter: &Limiter) -> Result<ExitCode, Failure> {
     let mut config = Config::load(cli.globals.config.as_deref())?;
     if let Some(tables) = &cli.globals.tables {
         config.tables = std::path::absolute(tables)?;
@@ -188,7 +196,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         let log = log.map_err(|error| format!("{}: {error}", file.display()))?;
         rustix::stdio::dup2_stderr(&log)?;
     }
-    start_logging(&cli.globals, &config, lasting)?;
+    start_logging(&cli.globals, &config, lasting, limiter)?;
     let (globals, config) = (&cli.globals, &config);
     match &cli.command {
         Command::Serve(args) => serve::run(globals, args),
@@ -200,14 +208,23 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Explain(args) => explain::run(globals, config, args),
         Command::Show(args) => show::run(globals, config, args),
         Command::Reset(args) => reset::run(globals, config, args),
+        Command::Bench(args) => bench::run(globals, args),
+        Command::Top(args) => top::run(globals, config, args),
         Command::Completions(args) => docs::completions(args),
         Command::Man(args) => docs::man(args),
     }
 }
 
 /// `lasting`: the process stays and its log is kept; one that answers and ends logs errors only.
-fn start_logging(globals: &Globals, config: &Config, lasting: bool) -> Result<(), Failure> {
-    use tracing_subscriber::EnvFilter;
+fn start_logging(
+    globals: &Globals,
+    config: &Config,
+    lasting: bool,
+    limiter: &Limiter,
+) -> Result<(), Failure> {
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    use tracing_subscriber::{EnvFilter, Layer};
     let words = match &globals.log {
         Some(words) => words,
         None if lasting => &config.log,
@@ -215,14 +232,17 @@ fn start_logging(globals: &Globals, config: &Config, lasting: bool) -> Result<()
     };
     let filter = EnvFilter::try_new(words)
         .map_err(|e| format!("log filter {words:?}: {e}; try info, or statelite::fs=debug"))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt::layer()
         .with_ansi(rustix::termios::isatty(std::io::stderr()))
         .with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
+    let log = match config.log_format {
+        LogFormat::Text => log.boxed(),
+        LogFormat::Json => log.json().boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(log)
+        .with(limiter.with(filter))
+        .init();
     Ok(())
 }
 

@@ -10,7 +10,8 @@ use super::{Failure, Globals, load_tables, tell};
 use crate::config::Config;
 use crate::fleet::build::form;
 use crate::fleet::{
-    Background, PlainSpec, Shared, Use, node_view, plain_view, run_foreground, start_background,
+    Background, Metrics, PlainSpec, Shared, Use, node_view, plain_view, run_foreground,
+    start_background,
 };
 use crate::fs::View;
 
@@ -95,14 +96,30 @@ pub(super) fn run(
     } else {
         Background::No
     };
+    let metrics = metrics(config);
     run_foreground(
         view,
         &shared,
         args.point(),
         args.threads.unwrap_or(config.threads),
         background,
+        metrics.as_ref(),
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A root without metrics is better than none: where one process a root is mounted with one
+/// configuration, only the first gets the address.
+fn metrics(config: &Config) -> Option<Metrics> {
+    Metrics::start(config.metrics.as_ref()?)
+        .inspect_err(|error| {
+            if tracing::enabled!(tracing::Level::WARN) {
+                tracing::warn!(%error, "the root is mounted without metrics");
+            } else {
+                eprintln!("statelite: {error}; the root is mounted without metrics");
+            }
+        })
+        .ok()
 }
 
 fn view(config: &Config, args: &MountArgs, shared: &Shared) -> Result<View, Failure> {

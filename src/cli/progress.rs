@@ -11,7 +11,8 @@ const PACE: Duration = Duration::from_millis(200);
 
 pub(super) struct Progress {
     what: &'static str,
-    total: usize,
+    /// Where it is known.
+    total: Option<usize>,
     done: usize,
     began: Instant,
     told: Option<Instant>,
@@ -20,8 +21,16 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn new(what: &'static str, total: usize) -> Progress {
         Progress {
+            total: Some(total),
+            ..Progress::counting(what)
+        }
+    }
+
+    /// Of work whose end is not known.
+    pub(super) fn counting(what: &'static str) -> Progress {
+        Progress {
             what,
-            total,
+            total: None,
             done: 0,
             began: Instant::now(),
             told: None,
@@ -30,14 +39,21 @@ impl Progress {
 
     /// One more is done.
     pub(super) fn step(&mut self) {
-        self.done += 1;
+        self.advance(1);
+    }
+
+    /// So many more are done.
+    pub(super) fn advance(&mut self, steps: usize) {
+        self.done += steps;
         let due = self.told.map_or(self.began + PATIENCE, |told| told + PACE);
         let stderr = std::io::stderr();
         if Instant::now() < due || !rustix::termios::isatty(&stderr) {
             return;
         }
         self.told = Some(Instant::now());
-        self.write(&format!("\r{} of {} {}", self.done, self.total, self.what));
+        let of = self.total.map(|total| format!(" of {total}"));
+        let of = of.unwrap_or_default();
+        self.write(&format!("\r{}{of} {}", self.done, self.what));
     }
 
     /// Progress that can't be shown is not worth failing for.

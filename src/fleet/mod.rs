@@ -6,6 +6,7 @@
 
 pub mod build;
 mod live;
+mod observe;
 mod plain;
 pub mod plan;
 mod reset;
@@ -17,6 +18,7 @@ pub mod stores;
 
 pub use build::{BuildError, Built, Use, node_view, planned_view};
 pub use live::Attached;
+pub use observe::Metrics;
 pub use plain::{PlainSpec, plain_view};
 pub use plan::{Plan, PlanError, Planned, plan};
 pub use reset::{ResetError, reset};

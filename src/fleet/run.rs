@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use super::Metrics;
 use super::shared::Shared;
 use crate::fs::{Root, View};
 use crate::fuse::{self, Adapter, MountError};
@@ -63,12 +64,16 @@ pub fn run_foreground(
     point: &Path,
     threads: usize,
     background: Background,
+    metrics: Option<&Metrics>,
 ) -> Result<(), RunError> {
     crate::sys::creds::clear_umask();
     raise_open_files();
     let name = view.name().to_owned();
     let root = Arc::new(Root::new(view));
-    let adapter = Adapter::new(root.clone(), Arc::new(Pool::default()));
+    let mut adapter = Adapter::new(root.clone(), Arc::new(Pool::default()));
+    if let Some(metrics) = metrics {
+        adapter = adapter.with_metrics(metrics.node(&root));
+    }
     let mut signals =
         signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP])
             .map_err(RunError::Signals)?;

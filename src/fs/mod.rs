@@ -12,6 +12,7 @@ mod attr;
 mod create;
 mod dir;
 pub mod explain;
+mod figures;
 mod io;
 mod live;
 mod look;

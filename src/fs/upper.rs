@@ -178,7 +178,9 @@ impl View {
             contents: &contents,
             target: &target,
             number: Some(here.attr.number),
-        })
+        })?;
+        crate::metrics::copied_up(contents.iter().map(|(_, size)| size).sum());
+        Ok(())
     }
 
     /// The directory of the upper in which an object at `path` and `pos` is named.

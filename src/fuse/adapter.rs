@@ -1,9 +1,9 @@
 //! How a request is run and answered: guarded against panics, long work beside the others, errors
 //! logged in one place.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use fuser::{
     FopenFlags, Generation, INodeNo, InitFlags, ReplyEmpty, ReplyEntry, ReplyXattr, Request,
@@ -11,6 +11,7 @@ use fuser::{
 
 use super::reply;
 use crate::fs::{Caller, Entry, OpenHow, Root, View};
+use crate::metrics::{self, Begun, Node, Op};
 use crate::pool::Pool;
 use crate::sys::{Errno, Res};
 
@@ -21,7 +22,7 @@ pub struct Adapter {
     /// The kernel opens directories without asking.
     pub(super) no_opendir: bool,
     pool: Arc<Pool>,
-    panics: Arc<AtomicU64>,
+    pub(super) node: Arc<Node>,
 }
 
 /// What the view cannot do without. Each is asked for alone: asking for several where one is
@@ -51,12 +52,19 @@ pub(super) const WATCHED: [InitFlags; 2] = [
 impl Adapter {
     /// An adapter whose long work (copying up large files) runs on `pool`.
     pub fn new(root: Arc<Root>, pool: Arc<Pool>) -> Adapter {
+        let node = Node::unobserved(root.view().name());
         Adapter {
             root,
             no_opendir: false,
             pool,
-            panics: Arc::default(),
+            node,
         }
+    }
+
+    /// The same, with its requests counted.
+    #[must_use]
+    pub fn with_metrics(self, node: Arc<Node>) -> Adapter {
+        Adapter { node, ..self }
     }
 
     /// The view that serves now.
@@ -69,39 +77,40 @@ impl Adapter {
         self.view().name().to_owned()
     }
 
-    pub(super) fn guarded(&self, op: &'static str, number: INodeNo, work: impl FnOnce()) {
-        run_guarded(|| self.name(), &self.panics, op, number.0, work);
+    pub(super) fn guarded(&self, op: Op, number: INodeNo, work: impl FnOnce()) {
+        let begun = self.node.begin();
+        run_guarded(&self.view(), &self.node, op, begun, number.0, work);
     }
 
     /// Runs what may take long beside the requests of the same view.
-    pub(super) fn aside(
-        &self,
-        op: &'static str,
-        number: INodeNo,
-        work: impl FnOnce(&View) + Send + 'static,
-    ) {
-        if !self.view().may_take_long(number.0) {
-            return self.guarded(op, number, || work(&self.view()));
-        }
-        self.apart(op, number, work);
+    pub(super) fn aside(&self, op: Op, number: INodeNo, work: impl FnOnce(&View) + Send + 'static) {
+        let begun = self.node.begin();
+        let apart = self.view().may_take_long(number.0);
+        self.begun(op, begun, number, apart, work);
     }
 
     /// Runs on a thread of the pool.
-    pub(super) fn apart(
+    pub(super) fn apart(&self, op: Op, number: INodeNo, work: impl FnOnce(&View) + Send + 'static) {
+        self.begun(op, self.node.begin(), number, true, work);
+    }
+
+    /// Runs what came in before: here, or on a thread of the pool.
+    fn begun(
         &self,
-        op: &'static str,
+        op: Op,
+        begun: Begun,
         number: INodeNo,
+        apart: bool,
         work: impl FnOnce(&View) + Send + 'static,
     ) {
-        let (root, panics) = (self.root.clone(), self.panics.clone());
+        if !apart {
+            let view = self.view();
+            return run_guarded(&view, &self.node, op, begun, number.0, || work(&view));
+        }
+        let (root, node) = (self.root.clone(), self.node.clone());
         self.pool.run(move || {
-            run_guarded(
-                || root.view().name().to_owned(),
-                &panics,
-                op,
-                number.0,
-                || work(&root.view()),
-            )
+            let view = root.view();
+            run_guarded(&view, &node, op, begun, number.0, || work(&view));
         });
     }
 
@@ -113,24 +122,17 @@ impl Adapter {
     /// As [`Adapter::aside`], for an object that is named in a directory.
     pub(super) fn aside_name(
         &self,
-        op: &'static str,
+        op: Op,
         parent: INodeNo,
         name: &[u8],
         work: impl FnOnce(&View) + Send + 'static,
     ) {
-        if !self.view().name_may_take_long(parent.0, name) {
-            return self.guarded(op, parent, || work(&self.view()));
-        }
-        self.apart(op, parent, work);
+        let begun = self.node.begin();
+        let apart = self.view().name_may_take_long(parent.0, name);
+        self.begun(op, begun, parent, apart, work);
     }
 
-    pub(super) fn entry(
-        &self,
-        op: &'static str,
-        number: INodeNo,
-        result: Res<Entry>,
-        reply: ReplyEntry,
-    ) {
+    pub(super) fn entry(&self, op: Op, number: INodeNo, result: Res<Entry>, reply: ReplyEntry) {
         match result {
             Ok(entry) => {
                 reply.entry(&entry.lifetime, &reply::attr(&entry.attr), Generation(0));
@@ -139,59 +141,60 @@ impl Adapter {
         }
     }
 
-    pub(super) fn done(
-        &self,
-        op: &'static str,
-        number: INodeNo,
-        result: Res<()>,
-        reply: ReplyEmpty,
-    ) {
+    pub(super) fn done(&self, op: Op, number: INodeNo, result: Res<()>, reply: ReplyEmpty) {
         match result {
             Ok(()) => reply.ok(),
             Err(e) => reply.error(failed(&self.view(), op, number.0, e)),
         }
     }
 
-    pub(super) fn sized(
-        &self,
-        op: &'static str,
-        n: INodeNo,
-        found: Res<Vec<u8>>,
-        size: u32,
-        r: ReplyXattr,
-    ) {
+    pub(super) fn sized(&self, op: Op, n: INodeNo, found: Res<Vec<u8>>, size: u32, r: ReplyXattr) {
         match found {
             Ok(value) if size == 0 => r.size(value.len() as u32),
             Ok(value) if value.len() <= size as usize => r.data(&value),
-            Ok(_) => r.error(fuser::Errno::from_i32(libc::ERANGE)),
+            Ok(_) => r.error(failed(&self.view(), op, n.0, Errno::RANGE)),
             Err(e) => r.error(failed(&self.view(), op, n.0, e)),
         }
     }
 }
 
-fn run_guarded(
-    view: impl FnOnce() -> String,
-    panics: &AtomicU64,
-    op: &str,
-    number: u64,
-    work: impl FnOnce(),
-) {
-    if catch_unwind(AssertUnwindSafe(work)).is_err() {
-        let count = panics.fetch_add(1, Ordering::Relaxed) + 1;
-        let view = view();
-        tracing::error!(view, op, number, count, "a request failed inside");
-    }
+thread_local! {
+    /// What the request that this thread is serving was answered with: an errno, or 0.
+    static OUTCOME: Cell<i32> = const { Cell::new(0) };
 }
 
-/// The one place where errors of requests are logged: those that nobody expects.
-pub(super) fn failed(view: &View, op: &str, number: u64, e: Errno) -> fuser::Errno {
-    match e {
-        Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE => {
-            tracing::warn!(view = view.name(), op, number, error = %e, "request failed");
-        }
-        _ => tracing::debug!(view = view.name(), op, number, error = %e, "request refused"),
+fn run_guarded(view: &View, node: &Node, op: Op, begun: Begun, number: u64, work: impl FnOnce()) {
+    OUTCOME.set(0);
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        // The reply, dropped without an answer, has sent this.
+        OUTCOME.set(libc::EIO);
+        let count = node.panicked();
+        tracing::error!(
+            view = view.name(),
+            op = op.name(),
+            number,
+            count,
+            "a request failed inside"
+        );
+    }
+    node.finish(op, begun, OUTCOME.get());
+}
+
+/// The one place where errors of requests are noted: counted, and logged where nobody expects them.
+pub(super) fn failed(view: &View, op: Op, number: u64, e: Errno) -> fuser::Errno {
+    OUTCOME.set(e.raw_os_error());
+    let (view, op) = (view.name(), op.name());
+    if metrics::is_failure(e.raw_os_error()) {
+        tracing::warn!(view, op, number, error = %e, "request failed");
+    } else {
+        tracing::debug!(view, op, number, error = %e, "request refused");
     }
     reply::errno(e)
+}
+
+/// A name is not there, which the kernel is told without an error.
+pub(super) fn absent() {
+    OUTCOME.set(libc::ENOENT);
 }
 
 /// FLUSH is a round trip at each close: it is asked for where a store may have something to say.
@@ -220,24 +223,25 @@ mod tests {
 
     #[test]
     fn a_panicking_request_is_caught_and_counted() {
-        let panics = AtomicU64::new(0);
+        let dir = tempfile::tempdir().unwrap();
+        let view = crate::fs::tests::plain(dir.path(), |_| ());
+        let registry = metrics::Registry::new();
+        let node = registry.node("n1", || None);
         let mut served = false;
-        run_guarded(
-            || "n1".into(),
-            &panics,
-            "read",
-            1,
-            || panic!("as a test wants it"),
-        );
-        run_guarded(|| "n1".into(), &panics, "read", 1, || served = true);
-        run_guarded(
-            || "n1".into(),
-            &panics,
-            "read",
-            1,
-            || panic!("and once more"),
-        );
+        let run = |work: &mut dyn FnMut()| {
+            run_guarded(&view, &node, Op::Read, node.begin(), 1, work);
+        };
+        run(&mut || panic!("as a test wants it"));
+        run(&mut || served = true);
+        run(&mut || panic!("and once more"));
         assert!(served);
-        assert_eq!(panics.load(Ordering::Relaxed), 2);
+        let text = registry.text();
+        for line in [
+            "statelite_panics_total 2",
+            "statelite_request_errors_total{op=\"read\",errno=\"EIO\"} 2",
+            "statelite_requests_total{node=\"n1\",op=\"read\"} 3",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
     }
 }

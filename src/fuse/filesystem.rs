@@ -12,9 +12,12 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::adapter::{Adapter, REQUIRED, WANTED, WATCHED, caller, failed, kills_suid, open_flags};
+use super::adapter::{
+    Adapter, REQUIRED, WANTED, WATCHED, absent, caller, failed, kills_suid, open_flags,
+};
 use super::reply;
 use crate::fs::{Answer, Changes, OpenHow, View};
+use crate::metrics::Op;
 use crate::sys::Errno;
 
 impl Filesystem for Adapter {
@@ -41,9 +44,10 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.guarded("lookup", parent, || {
+        self.guarded(Op::Lookup, parent, || {
             let result = match self.view().answer(parent.0, name.as_bytes()) {
                 Ok(Answer::Absent(lifetime)) if !lifetime.is_zero() => {
+                    absent();
                     // An entry without an inode is an absence that the kernel may remember.
                     return reply.entry(&lifetime, &reply::NOTHING, Generation(0));
                 }
@@ -51,19 +55,19 @@ impl Filesystem for Adapter {
                 Ok(Answer::Entry(entry)) => Ok(entry),
                 Err(e) => Err(e),
             };
-            self.entry("lookup", parent, result, reply);
+            self.entry(Op::Lookup, parent, result, reply);
         });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.guarded("forget", ino, || self.view().forget(ino.0, nlookup));
+        self.guarded(Op::Forget, ino, || self.view().forget(ino.0, nlookup));
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.guarded("getattr", ino, || {
+        self.guarded(Op::Getattr, ino, || {
             match self.view().getattr(ino.0, fh.map(|fh| fh.0)) {
                 Ok(entry) => reply.attr(&entry.lifetime, &reply::attr(&entry.attr)),
-                Err(e) => reply.error(failed(&self.view(), "getattr", ino.0, e)),
+                Err(e) => reply.error(failed(&self.view(), Op::Getattr, ino.0, e)),
             }
         });
     }
@@ -96,18 +100,18 @@ impl Filesystem for Adapter {
             mtime,
         };
         let caller = caller(req);
-        self.aside("setattr", ino, move |view| {
+        self.aside(Op::Setattr, ino, move |view| {
             match view.setattr(ino.0, &changes, fh.map(|fh| fh.0), caller) {
                 Ok(entry) => reply.attr(&entry.lifetime, &reply::attr(&entry.attr)),
-                Err(e) => reply.error(failed(view, "setattr", ino.0, e)),
+                Err(e) => reply.error(failed(view, Op::Setattr, ino.0, e)),
             }
         });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.guarded("readlink", ino, || match self.view().readlink(ino.0) {
+        self.guarded(Op::Readlink, ino, || match self.view().readlink(ino.0) {
             Ok(target) => reply.data(&target),
-            Err(e) => reply.error(failed(&self.view(), "readlink", ino.0, e)),
+            Err(e) => reply.error(failed(&self.view(), Op::Readlink, ino.0, e)),
         });
     }
 
@@ -121,12 +125,12 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.guarded("mknod", parent, || {
+        self.guarded(Op::Mknod, parent, || {
             let rdev = reply::rdev_from_wire(rdev);
             let made = self
                 .view()
                 .mknod(parent.0, name.as_bytes(), mode, umask, rdev, caller(req));
-            self.entry("mknod", parent, made, reply);
+            self.entry(Op::Mknod, parent, made, reply);
         });
     }
 
@@ -139,11 +143,11 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.guarded("mkdir", parent, || {
+        self.guarded(Op::Mkdir, parent, || {
             let made = self
                 .view()
                 .mkdir(parent.0, name.as_bytes(), mode, umask, caller(req));
-            self.entry("mkdir", parent, made, reply);
+            self.entry(Op::Mkdir, parent, made, reply);
         });
     }
 
@@ -151,16 +155,16 @@ impl Filesystem for Adapter {
         if self.waits(parent, name.as_bytes()) {
             // It is being copied up, which is waited for beside the other requests.
             let name = name.as_bytes().to_vec();
-            return self.apart("unlink", parent, move |view| {
+            return self.apart(Op::Unlink, parent, move |view| {
                 match view.unlink(parent.0, &name) {
                     Ok(()) => reply.ok(),
-                    Err(e) => reply.error(failed(view, "unlink", parent.0, e)),
+                    Err(e) => reply.error(failed(view, Op::Unlink, parent.0, e)),
                 }
             });
         }
-        self.guarded("unlink", parent, || {
+        self.guarded(Op::Unlink, parent, || {
             self.done(
-                "unlink",
+                Op::Unlink,
                 parent,
                 self.view().unlink(parent.0, name.as_bytes()),
                 reply,
@@ -169,9 +173,9 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.guarded("rmdir", parent, || {
+        self.guarded(Op::Rmdir, parent, || {
             self.done(
-                "rmdir",
+                Op::Rmdir,
                 parent,
                 self.view().rmdir(parent.0, name.as_bytes()),
                 reply,
@@ -187,12 +191,12 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        self.guarded("symlink", parent, || {
+        self.guarded(Op::Symlink, parent, || {
             let target = target.as_os_str().as_bytes();
             let made = self
                 .view()
                 .symlink(parent.0, link_name.as_bytes(), target, caller(req));
-            self.entry("symlink", parent, made, reply);
+            self.entry(Op::Symlink, parent, made, reply);
         });
     }
 
@@ -214,13 +218,13 @@ impl Filesystem for Adapter {
             let renamed = view.rename((parent.0, &name), (newparent.0, &newname), flags);
             match renamed {
                 Ok(()) => reply.ok(),
-                Err(e) => reply.error(failed(view, "rename", parent.0, e)),
+                Err(e) => reply.error(failed(view, Op::Rename, parent.0, e)),
             }
         };
         if waits {
-            self.apart("rename", parent, work);
+            self.apart(Op::Rename, parent, work);
         } else {
-            self.aside_name("rename", parent, &source, work);
+            self.aside_name(Op::Rename, parent, &source, work);
         }
     }
 
@@ -233,12 +237,12 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let newname = newname.as_bytes().to_vec();
-        self.aside("link", ino, move |view| {
+        self.aside(Op::Link, ino, move |view| {
             match view.link(ino.0, newparent.0, &newname) {
                 Ok(entry) => {
                     reply.entry(&entry.lifetime, &reply::attr(&entry.attr), Generation(0));
                 }
-                Err(e) => reply.error(failed(view, "link", ino.0, e)),
+                Err(e) => reply.error(failed(view, Op::Link, ino.0, e)),
             }
         });
     }
@@ -248,12 +252,12 @@ impl Filesystem for Adapter {
         let caller = caller(req);
         let open = move |view: &View| match view.open(ino.0, how, caller) {
             Ok(handle) => reply.opened(FileHandle(handle), open_flags(view, ino.0, how)),
-            Err(e) => reply.error(failed(view, "open", ino.0, e)),
+            Err(e) => reply.error(failed(view, Op::Open, ino.0, e)),
         };
         if how.writes() {
-            self.aside("open", ino, open);
+            self.aside(Op::Open, ino, open);
         } else {
-            self.guarded("open", ino, || open(&self.view()));
+            self.guarded(Op::Open, ino, || open(&self.view()));
         }
     }
 
@@ -268,11 +272,14 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.guarded("read", ino, || {
+        self.guarded(Op::Read, ino, || {
             let mut buf = vec![0; size as usize];
             match self.view().read(ino.0, fh.0, offset, &mut buf) {
-                Ok(n) => reply.data(&buf[..n]),
-                Err(e) => reply.error(failed(&self.view(), "read", ino.0, e)),
+                Ok(n) => {
+                    self.node.read(n);
+                    reply.data(&buf[..n]);
+                }
+                Err(e) => reply.error(failed(&self.view(), Op::Read, ino.0, e)),
             }
         });
     }
@@ -289,11 +296,14 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.guarded("write", ino, || {
+        self.guarded(Op::Write, ino, || {
             let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
             match self.view().write(ino.0, fh.0, offset, data, kill) {
-                Ok(n) => reply.written(n as u32),
-                Err(e) => reply.error(failed(&self.view(), "write", ino.0, e)),
+                Ok(n) => {
+                    self.node.written(n);
+                    reply.written(n as u32);
+                }
+                Err(e) => reply.error(failed(&self.view(), Op::Write, ino.0, e)),
             }
         });
     }
@@ -306,8 +316,8 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.guarded("flush", ino, || {
-            self.done("flush", ino, self.view().flush(fh.0), reply)
+        self.guarded(Op::Flush, ino, || {
+            self.done(Op::Flush, ino, self.view().flush(fh.0), reply)
         });
     }
 
@@ -321,7 +331,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.guarded("release", ino, || {
+        self.guarded(Op::Release, ino, || {
             self.view().release(fh.0);
             reply.ok();
         });
@@ -335,9 +345,9 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.guarded("fsync", ino, || {
+        self.guarded(Op::Fsync, ino, || {
             self.done(
-                "fsync",
+                Op::Fsync,
                 ino,
                 self.view().fsync(ino.0, fh.0, datasync),
                 reply,
@@ -350,9 +360,9 @@ impl Filesystem for Adapter {
             // The kernel does not ask again (fs/fuse/dir.c, fuse_dir_open).
             return reply.error(fuser::Errno::ENOSYS);
         }
-        self.guarded("opendir", ino, || match self.view().opendir(ino.0) {
+        self.guarded(Op::Opendir, ino, || match self.view().opendir(ino.0) {
             Ok(()) => reply.opened(FileHandle(0), FopenFlags::empty()),
-            Err(e) => reply.error(failed(&self.view(), "opendir", ino.0, e)),
+            Err(e) => reply.error(failed(&self.view(), Op::Opendir, ino.0, e)),
         });
     }
 
@@ -364,7 +374,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.guarded("readdir", ino, || {
+        self.guarded(Op::Readdir, ino, || {
             let listed = self.view().readdir(ino.0, offset, |entry| {
                 let name = OsStr::from_bytes(&entry.name);
                 reply.add(
@@ -376,7 +386,7 @@ impl Filesystem for Adapter {
             });
             match listed {
                 Ok(()) => reply.ok(),
-                Err(e) => reply.error(failed(&self.view(), "readdir", ino.0, e)),
+                Err(e) => reply.error(failed(&self.view(), Op::Readdir, ino.0, e)),
             }
         });
     }
@@ -389,7 +399,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.guarded("readdirplus", ino, || {
+        self.guarded(Op::Readdirplus, ino, || {
             let listed = self.view().readdirplus(ino.0, offset, |entry, attr, ttl| {
                 let name = OsStr::from_bytes(&entry.name);
                 let attr = reply::attr(attr);
@@ -398,7 +408,7 @@ impl Filesystem for Adapter {
             });
             match listed {
                 Ok(()) => reply.ok(),
-                Err(e) => reply.error(failed(&self.view(), "readdirplus", ino.0, e)),
+                Err(e) => reply.error(failed(&self.view(), Op::Readdirplus, ino.0, e)),
             }
         });
     }
@@ -406,12 +416,12 @@ impl Filesystem for Adapter {
     fn releasedir(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        self.guarded(Op::Releasedir, ino, || reply.ok());
     }
 
     fn fsyncdir(
@@ -422,13 +432,13 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.guarded("fsyncdir", ino, || {
-            self.done("fsyncdir", ino, self.view().fsyncdir(ino.0), reply);
+        self.guarded(Op::Fsyncdir, ino, || {
+            self.done(Op::Fsyncdir, ino, self.view().fsyncdir(ino.0), reply);
         });
     }
 
     fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.guarded("statfs", ino, || match self.view().statfs(ino.0) {
+        self.guarded(Op::Statfs, ino, || match self.view().statfs(ino.0) {
             Ok(fs) => reply.statfs(
                 fs.f_blocks,
                 fs.f_bfree,
@@ -439,7 +449,7 @@ impl Filesystem for Adapter {
                 fs.f_namemax as u32,
                 fs.f_frsize as u32,
             ),
-            Err(e) => reply.error(failed(&self.view(), "statfs", ino.0, e)),
+            Err(e) => reply.error(failed(&self.view(), Op::Statfs, ino.0, e)),
         });
     }
 
@@ -455,34 +465,34 @@ impl Filesystem for Adapter {
     ) {
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
         let caller = caller(req);
-        self.aside("setxattr", ino, move |view| {
+        self.aside(Op::Setxattr, ino, move |view| {
             match view.setxattr(ino.0, &name, &value, flags, caller) {
                 Ok(()) => reply.ok(),
-                Err(e) => reply.error(failed(view, "setxattr", ino.0, e)),
+                Err(e) => reply.error(failed(view, Op::Setxattr, ino.0, e)),
             }
         });
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.guarded("getxattr", ino, || {
+        self.guarded(Op::Getxattr, ino, || {
             let value = self.view().getxattr(ino.0, name.as_bytes());
-            self.sized("getxattr", ino, value, size, reply);
+            self.sized(Op::Getxattr, ino, value, size, reply);
         });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.guarded("listxattr", ino, || {
+        self.guarded(Op::Listxattr, ino, || {
             let names = self.view().listxattr(ino.0, caller(req));
-            self.sized("listxattr", ino, names, size, reply);
+            self.sized(Op::Listxattr, ino, names, size, reply);
         });
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
-        self.aside("removexattr", ino, move |view| {
+        self.aside(Op::Removexattr, ino, move |view| {
             match view.removexattr(ino.0, &name) {
                 Ok(()) => reply.ok(),
-                Err(e) => reply.error(failed(view, "removexattr", ino.0, e)),
+                Err(e) => reply.error(failed(view, Op::Removexattr, ino.0, e)),
             }
         });
     }
@@ -497,7 +507,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.guarded("create", parent, || {
+        self.guarded(Op::Create, parent, || {
             let how = OpenHow::from_raw(flags);
             let name = name.as_bytes();
             match self
@@ -511,7 +521,7 @@ impl Filesystem for Adapter {
                     FileHandle(handle),
                     open_flags(&self.view(), entry.attr.number, how),
                 ),
-                Err(e) => reply.error(failed(&self.view(), "create", parent.0, e)),
+                Err(e) => reply.error(failed(&self.view(), Op::Create, parent.0, e)),
             }
         });
     }
@@ -526,12 +536,12 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.guarded("fallocate", ino, || {
+        self.guarded(Op::Fallocate, ino, || {
             let kill = kills_suid(req);
             let done = self
                 .view()
                 .fallocate(ino.0, fh.0, offset, length, mode as u32, kill);
-            self.done("fallocate", ino, done, reply);
+            self.done(Op::Fallocate, ino, done, reply);
         });
     }
 
@@ -544,10 +554,10 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.guarded("lseek", ino, || {
+        self.guarded(Op::Lseek, ino, || {
             match self.view().lseek(ino.0, fh.0, offset, whence) {
                 Ok(at) => reply.offset(at as i64),
-                Err(e) => reply.error(failed(&self.view(), "lseek", ino.0, e)),
+                Err(e) => reply.error(failed(&self.view(), Op::Lseek, ino.0, e)),
             }
         });
     }
@@ -565,14 +575,17 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.guarded("copy_file_range", ino_in, || {
+        self.guarded(Op::CopyFileRange, ino_in, || {
             // The reply counts in 32 bits (fuse_write_out).
             let len = len.min(u64::from(u32::MAX) & !0xfff);
             let from = (ino_in.0, fh_in.0, offset_in);
             let to = (ino_out.0, fh_out.0, offset_out);
             match self.view().copy_file_range(from, to, len, kills_suid(req)) {
-                Ok(n) => reply.written(n as u32),
-                Err(e) => reply.error(failed(&self.view(), "copy_file_range", ino_in.0, e)),
+                Ok(n) => {
+                    self.node.written(n as usize);
+                    reply.written(n as u32);
+                }
+                Err(e) => reply.error(failed(&self.view(), Op::CopyFileRange, ino_in.0, e)),
             }
         });
     }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 
 pub use super::xattr::Xattrs;
-use super::{Errno, Res, procfs, xattr};
+use super::{Errno, Res, procfs};
 
 /// Longer paths are walked in pieces: PATH_MAX is 4096 (include/uapi/linux/limits.h).
 const PIECE: usize = 4000;
@@ -208,10 +208,10 @@ pub fn reopen(fd: impl AsFd, flags: OFlags) -> Res<OwnedFd> {
 /// # Errors
 /// chmod(2)'s.
 pub fn chmod(fd: impl AsFd, mode: u32) -> Res<()> {
-    let mode = mode & 0o7777;
-    match xattr::chmod_empty(fd.as_fd(), mode) {
-        Some(done) => done,
-        None => rustix::fs::chmod(proc_path(fd.as_fd()), Mode::from_raw_mode(mode)),
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    match procfs::own(fd.as_fd()) {
+        Some((links, name)) => rustix::fs::chmodat(links, name, mode, AtFlags::empty()),
+        None => rustix::fs::chmod(proc_path(fd.as_fd()), mode),
     }
 }
 

@@ -1,12 +1,12 @@
-//! Extended attributes and modes of one object, never of what a symlink in its place would point
-//! to: by the calls that take a directory and a name where the kernel has them (Linux 6.13,
-//! chmod 6.6), else through "/proc/self/fd".
+//! Extended attributes of one object, never of what a symlink in its place would point to. They are
+//! read by the calls that take a directory and a name where the kernel has them (Linux 6.13), else
+//! through "/proc/self/fd". Changes go that way always, or by an open file: they are few, and every
+//! tracer knows those calls (integration/crash lets each fail).
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, XattrFlags};
 
@@ -14,11 +14,8 @@ use super::obj::proc_path;
 use super::{Errno, Res, procfs};
 
 /// The numbers are the same on every architecture (scripts/syscall.tbl) but alpha.
-const SETXATTRAT: libc::c_long = 463;
 const GETXATTRAT: libc::c_long = 464;
 const LISTXATTRAT: libc::c_long = 465;
-const REMOVEXATTRAT: libc::c_long = 466;
-const FCHMODAT2: libc::c_long = 452;
 
 /// `struct xattr_args` (include/uapi/linux/xattr.h).
 #[repr(C, align(8))]
@@ -65,27 +62,6 @@ fn has_at() -> bool {
     })
 }
 
-/// chmod of the object behind a descriptor, `O_PATH` ones too (not a symlink); `None` where the
-/// kernel cannot without a path.
-pub(super) fn chmod_empty(fd: BorrowedFd<'_>, mode: u32) -> Option<Res<()>> {
-    static MISSING: AtomicBool = AtomicBool::new(false);
-    if MISSING.load(Ordering::Relaxed) {
-        return None;
-    }
-    let empty = AtFlags::EMPTY_PATH.bits();
-    // SAFETY: takes integers and a string that outlives the call; changes no memory.
-    let result = unsafe { libc::syscall(FCHMODAT2, fd.as_raw_fd(), c"".as_ptr(), mode, empty) };
-    match answer(result) {
-        Err(Errno::NOSYS | Errno::INVAL) => {
-            MISSING.store(true, Ordering::Relaxed);
-            None
-        }
-        // A filter that does not know the call answers so too.
-        Err(Errno::PERM) => None,
-        other => Some(other.map(drop)),
-    }
-}
-
 /// How the object is reached.
 #[derive(Clone, Copy, Debug)]
 enum By<'a> {
@@ -93,7 +69,7 @@ enum By<'a> {
     Object(BorrowedFd<'a>),
     /// A descriptor that is open for I/O.
     Open(BorrowedFd<'a>),
-    /// A name in a directory; "." is the directory itself.
+    /// A name in a directory: ".", the directory itself.
     Name(BorrowedFd<'a>, &'a CStr),
 }
 
@@ -145,30 +121,9 @@ impl<'fd> Xattrs<'fd> {
     /// # Errors
     /// setxattr(2)'s.
     pub fn set(&self, name: &CStr, value: &[u8], flags: XattrFlags) -> Res<()> {
-        match self.at() {
-            Ok((dir, path, at_flags)) => {
-                let args = Args {
-                    value: value.as_ptr() as u64,
-                    size: u32::try_from(value.len()).map_err(|_| Errno::TOOBIG)?,
-                    flags: flags.bits(),
-                };
-                // SAFETY: the strings, the value and the structure outlive the call, which only
-                // reads them.
-                answer(unsafe {
-                    libc::syscall(
-                        SETXATTRAT,
-                        dir.as_raw_fd(),
-                        path.as_ptr(),
-                        at_flags.bits(),
-                        name.as_ptr(),
-                        &raw const args,
-                        size_of::<Args>(),
-                    )
-                })
-                .map(drop)
-            }
-            Err(By::Open(fd)) => rustix::fs::fsetxattr(fd, name, value, flags),
-            Err(By::Object(fd) | By::Name(fd, _)) => {
+        match self.by {
+            By::Open(fd) => rustix::fs::fsetxattr(fd, name, value, flags),
+            By::Object(fd) | By::Name(fd, _) => {
                 rustix::fs::setxattr(proc_path(fd), name, value, flags)
             }
         }
@@ -179,20 +134,9 @@ impl<'fd> Xattrs<'fd> {
     /// # Errors
     /// removexattr(2)'s.
     pub fn remove(&self, name: &CStr) -> Res<()> {
-        match self.at() {
-            // SAFETY: the strings outlive the call, which only reads them.
-            Ok((dir, path, flags)) => answer(unsafe {
-                libc::syscall(
-                    REMOVEXATTRAT,
-                    dir.as_raw_fd(),
-                    path.as_ptr(),
-                    flags.bits(),
-                    name.as_ptr(),
-                )
-            })
-            .map(drop),
-            Err(By::Open(fd)) => rustix::fs::fremovexattr(fd, name),
-            Err(By::Object(fd) | By::Name(fd, _)) => rustix::fs::removexattr(proc_path(fd), name),
+        match self.by {
+            By::Open(fd) => rustix::fs::fremovexattr(fd, name),
+            By::Object(fd) | By::Name(fd, _) => rustix::fs::removexattr(proc_path(fd), name),
         }
     }
 

@@ -32,6 +32,7 @@ fn of_views(config: &Config) -> Config {
         watch: default.watch,
         watch_tables: default.watch_tables,
         cache_size: default.cache_size,
+        metrics: default.metrics,
         tmpfs_size: default.tmpfs_size,
         tmpfs_sizes: default.tmpfs_sizes,
         // What they stand for is in the nodes' rows.
@@ -51,6 +52,7 @@ pub(super) fn need_restart(old: &Config, new: &Config) -> Vec<String> {
         ("watch", old.watch != new.watch),
         ("watch_tables", old.watch_tables != new.watch_tables),
         ("cache_size", old.cache_size != new.cache_size),
+        ("metrics", old.metrics != new.metrics),
         ("log", old.log != new.log),
         ("log_format", old.log_format != new.log_format),
     ];

@@ -27,7 +27,7 @@ pub use loaded::ServeOptions;
 
 use crate::config::Config;
 use crate::control::Outcome;
-use crate::fleet::Shared;
+use crate::fleet::{Metrics, Shared};
 use crate::fuse::Leave;
 use crate::pool::Pool;
 use crate::tables::{Problem, Severity};
@@ -66,6 +66,8 @@ pub struct Fleet {
     nodes: RwLock<BTreeMap<String, Arc<Node>>>,
     /// Layers, what was found in them, and the watch over them.
     shared: Shared,
+    /// Counters of all roots, where the configuration has an address for them.
+    metrics: Option<Metrics>,
     /// For long work of all views.
     pool: Arc<Pool>,
     ticker: Ticker,
@@ -120,6 +122,13 @@ pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
     }
 }
 
+/// Roots without metrics are better than none.
+fn metrics(config: &Config) -> Option<Metrics> {
+    Metrics::start(config.metrics.as_ref()?)
+        .inspect_err(|error| tracing::error!(%error, "there are no metrics"))
+        .ok()
+}
+
 impl Fleet {
     fn new(options: ServeOptions, loaded: Loaded) -> Fleet {
         let nodes = loaded.nodes.iter();
@@ -129,6 +138,7 @@ impl Fleet {
             options,
             nodes: RwLock::new(nodes.collect()),
             shared: Shared::new(&loaded.config),
+            metrics: metrics(&loaded.config),
             loaded: RwLock::new(Arc::new(loaded)),
             pool: Arc::default(),
             ticker: Ticker::default(),

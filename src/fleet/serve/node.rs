@@ -315,7 +315,10 @@ impl Node {
                 &"something is mounted there, unmount it",
             ));
         }
-        let adapter = Adapter::new(root.clone(), fleet.pool.clone());
+        let mut adapter = Adapter::new(root.clone(), fleet.pool.clone());
+        if let Some(metrics) = &fleet.metrics {
+            adapter = adapter.with_metrics(metrics.node(&root));
+        }
         let mounted = fuse::mount(adapter, &point, config.threads).map_err(Fault::new)?;
         let mount_id = match fuse::mount_id(&point) {
             Ok(id) => id,
