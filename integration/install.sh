@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# install.sh: the program, its man pages and completions below PREFIX, mount.statelite in /sbin, where mount(8) looks for it.
+# install.sh: the program, its unit, man pages and completions below PREFIX, mount.statelite in /sbin, where mount(8) looks for it.
 # DESTDIR goes before every path.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -9,6 +9,9 @@ install -D -m 755 "$STATELITE" "$to/sbin/statelite"
 install -D -m 755 "$repo/mount-helpers/mount.statelite" "${DESTDIR:-}/sbin/mount.statelite"
 install -D -m 644 "$repo/docs/statelite.toml" "$to/share/doc/statelite/statelite.toml"
 mkdir -p "$to"/share/{man/man1,bash-completion/completions,zsh/site-functions,fish/vendor_completions.d}
+unit=${DESTDIR:-}${PREFIX:-/usr/local}/lib/systemd/system/statelite.service
+mkdir -p "$(dirname "$unit")"
+sed "s|/usr/local/sbin|${PREFIX:-/usr/local}/sbin|" "$repo/mount-helpers/statelite.service" >"$unit"
 "$STATELITE" man "$to/share/man/man1"
 "$STATELITE" completions bash >"$to/share/bash-completion/completions/statelite"
 "$STATELITE" completions zsh >"$to/share/zsh/site-functions/_statelite"

@@ -27,6 +27,17 @@ pub struct Config {
     /// Directory of the tables: one `<table>.csv` each, as `tabdump` prints them.
     #[serde(deserialize_with = "absolute")]
     pub tables: PathBuf,
+    /// Where the daemon mounts the roots: `<root>/<node>`.
+    #[serde(deserialize_with = "absolute")]
+    pub root: PathBuf,
+    /// The socket on which the daemon is asked and told.
+    #[serde(deserialize_with = "absolute")]
+    pub control: PathBuf,
+    /// The daemon reads changed tables by itself.
+    pub watch_tables: bool,
+    /// How long a stopping daemon waits for roots that are in use.
+    #[serde(deserialize_with = "duration")]
+    pub stop_grace: Duration,
     /// The tmpfs uppers: one tmpfs a node is mounted below this directory.
     #[serde(deserialize_with = "absolute")]
     pub tmpfs_dir: PathBuf,
@@ -88,6 +99,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             tables: "/etc/statelite/tables".into(),
+            root: "/run/statelite/roots".into(),
+            control: "/run/statelite/control.sock".into(),
+            watch_tables: true,
+            stop_grace: Duration::from_secs(5),
             tmpfs_dir: "/run/statelite/tmpfs".into(),
             tmpfs_size: TmpfsSize::Bytes(1 << 30),
             tmpfs_sizes: BTreeMap::new(),

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod fleet;
 pub mod fs;
 pub mod fuse;

@@ -324,7 +324,8 @@ impl Cluster {
         self.command(args).stdin(Stdio::null()).output().unwrap()
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// The same, to be run by the caller.
+    pub fn command(&self, args: &[&str]) -> Command {
         let config = self.write();
         let mut command = Command::new(env!("CARGO_BIN_EXE_statelite"));
         command.arg("--config").arg(config).args(args);

@@ -3,7 +3,8 @@
 //!
 //! Owns: words and exit codes. May not: decide what is true of a node.
 //!
-//! Exit codes: 0 done; 1 the input has problems, or the work failed; 2 the command line is wrong.
+//! Exit codes: 0 done; 1 the input has problems, or the work failed; 2 the command line is wrong;
+//! 3 no daemon answers; 4 some nodes are not served; 5 something is in use.
 
 mod bench;
 mod check;
@@ -11,9 +12,13 @@ mod docs;
 mod explain;
 mod mount;
 mod progress;
+mod reload;
 mod reset;
+mod serve;
 mod show;
+mod status;
 mod top;
+mod umount;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,18 +26,21 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, LogFormat};
-use crate::fleet::RunError;
+use crate::control::{ClientError, Outcome};
+use crate::fleet::{ControlError, RunError, ServeError};
 use crate::logs::Limiter;
 use crate::tables::{CsvDir, Problem, Tables};
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done; 1 the tables have problems, or the work failed; 2 the command line is wrong.
+Exit codes: 0 done; 1 the tables have problems, or the work failed; 2 the command line is wrong; 3 no
+daemon answers; 4 some nodes are not served (status); 5 something is in use.
 
 A first look, with the tables that `tabdump` wrote into a directory:
   statelite --tables /etc/statelite/tables check
   statelite show cn1
   statelite explain cn1 /etc/ntp.conf
   statelite mount cn1 /srv/roots/cn1
+  statelite serve
 
 Nodes are named as noderanges: cn1, cn1-cn40, cn[01-40], a group, @all, a,b and all,-cn7.";
 
@@ -63,14 +71,19 @@ struct Globals {
     /// `statelite::fs=debug`; over the configuration's `log`.
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
-    /// Where a process in the background logs; without it, nowhere once the mount is ready.
+    /// Where the daemon logs, or a process in the background; without it, the daemon to standard
+    /// error, and a mount in the background nowhere once it is ready.
     #[arg(long, global = true, value_name = "FILE")]
     log_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::ServeArgs),
+    Status(status::StatusArgs),
+    Reload(reload::ReloadArgs),
     Mount(mount::MountArgs),
+    Umount(umount::UmountArgs),
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
     Show(show::ShowArgs),
@@ -85,6 +98,61 @@ enum Command {
 
 /// What a command fails with: a sentence for people.
 type Failure = Box<dyn std::error::Error>;
+
+/// Exit codes beside 0, 1 and clap's 2.
+const NO_DAEMON: u8 = 3;
+const NOT_SERVED: u8 = 4;
+const IN_USE: u8 = 5;
+
+/// The exit code of what failed.
+fn code_of(error: &Failure) -> ExitCode {
+    if let Some(ClientError::NotRunning(_)) = error.downcast_ref() {
+        return NO_DAEMON.into();
+    }
+    if let Some(ServeError::Control(ControlError::Taken { .. })) = error.downcast_ref() {
+        return IN_USE.into();
+    }
+    ExitCode::FAILURE
+}
+
+/// The exit code of operations on several nodes.
+fn worst(outcomes: impl IntoIterator<Item = Outcome>) -> ExitCode {
+    let codes = outcomes.into_iter().map(|outcome| match outcome {
+        Outcome::Done | Outcome::Already | Outcome::Detached => 0,
+        Outcome::Busy => 1,
+        Outcome::Failed => 2,
+    });
+    match codes.max() {
+        None | Some(0) => ExitCode::SUCCESS,
+        Some(1) => IN_USE.into(),
+        Some(_) => ExitCode::FAILURE,
+    }
+}
+
+/// What a daemon has to say of nodes, where one runs that may be asked; `None` where the command is
+/// to look by itself.
+///
+/// # Errors
+/// What the daemon answers, other than that it does not know the nodes.
+fn of_daemon<T: serde::de::DeserializeOwned>(
+    config: &Config,
+    ask: crate::control::Ask,
+) -> Result<Option<T>, Failure> {
+    use crate::control::Code;
+    if !crate::control::is_running(&config.control) {
+        return Ok(None);
+    }
+    match crate::control::ask(&config.control, ask) {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ClientError::NotRunning(_)) => Ok(None),
+        Err(ClientError::Refused(refusal))
+            if matches!(refusal.code, Code::Unknown | Code::Denied) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// Parses the command line, runs the command and says how it went.
 pub fn main() -> ExitCode {
@@ -105,7 +173,7 @@ pub fn main() -> ExitCode {
                 }
                 _ => eprintln!("statelite: {error}"),
             }
-            ExitCode::FAILURE
+            code_of(&error)
         }
     }
 }
@@ -117,12 +185,25 @@ fn run(cli: &Cli, limiter: &Limiter) -> Result<ExitCode, Failure> {
     }
     let lasting = match &cli.command {
         Command::Mount(args) => args.stays() || cli.globals.log_file.is_some(),
+        Command::Serve(_) => true,
         _ => false,
     };
+    if let (Command::Serve(_), Some(file)) = (&cli.command, &cli.globals.log_file) {
+        let log = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(file);
+        let log = log.map_err(|error| format!("{}: {error}", file.display()))?;
+        rustix::stdio::dup2_stderr(&log)?;
+    }
     start_logging(&cli.globals, &config, lasting, limiter)?;
     let (globals, config) = (&cli.globals, &config);
     match &cli.command {
+        Command::Serve(args) => serve::run(globals, args),
+        Command::Status(args) => status::run(globals, config, args),
+        Command::Reload(args) => reload::run(globals, config, args),
         Command::Mount(args) => mount::run(globals, config, args),
+        Command::Umount(args) => umount::run(globals, config, args),
         Command::Check(args) => check::run(globals, config, args),
         Command::Explain(args) => explain::run(globals, config, args),
         Command::Show(args) => show::run(globals, config, args),

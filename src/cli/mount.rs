@@ -20,6 +20,8 @@ const ABOUT: &str = "Mount a node's root, or directories on top of one another
 A node's root is what the tables say it is. It is mounted in the background: the command returns
 when it can be used, or says why it cannot. Unmount it with umount(8).
 
+Without a directory, the daemon (statelite serve) is asked to mount those of its nodes that are named.
+
 Without tables, --lower, --upper and --work make a root that is writable everywhere, as overlayfs
 does: `statelite mount --lower /a:/b --upper /u --work /w /mnt`.";
 
@@ -27,7 +29,7 @@ does: `statelite mount --lower /a:/b --upper /u --work /w /mnt`.";
 #[derive(Args, Debug)]
 #[command(long_about = ABOUT)]
 pub(super) struct MountArgs {
-    /// The node (not with --lower), and the directory to mount on.
+    /// The node (not with --lower), and the directory to mount on; or nodes of the daemon's alone.
     #[arg(value_names = ["NODE", "MOUNTPOINT"], num_args = 1..=2, required = true)]
     node_and_point: Vec<PathBuf>,
     /// Read-only directories, the first on top.
@@ -75,6 +77,12 @@ pub(super) fn run(
     config: &Config,
     args: &MountArgs,
 ) -> Result<ExitCode, Failure> {
+    if args.lower.is_none()
+        && let [nodes] = &args.node_and_point[..]
+    {
+        let nodes = nodes.to_str().ok_or("a noderange is UTF-8")?;
+        return super::umount::mount(globals, config, nodes);
+    }
     if !args.foreground && !args.background {
         let mut again: Vec<OsString> = std::env::args_os().skip(1).collect();
         again.push("--background".into());

@@ -5,14 +5,16 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, Globals, load_tables, print_json, say};
+use super::{Failure, Globals, load_tables, of_daemon, print_json, say};
 use crate::config::Config;
+use crate::control::{self, Ask, Outcome};
 use crate::fleet;
 
 const ABOUT: &str = "Do to nodes what a reboot does
 
 The tmpfs upper is emptied; what is persistent or on a local disk stays. Refused while a node's root
-is mounted, unless forced: programs in it would lose their files.";
+is mounted, unless forced: programs in it would lose their files. A root that the daemon serves is then
+unmounted, whoever uses it, and mounted again.";
 
 /// Do to nodes what a reboot does
 #[derive(Args, Debug)]
@@ -33,14 +35,36 @@ struct Done {
     error: Option<String>,
 }
 
+impl Done {
+    fn of_daemon(done: control::NodeDone) -> Done {
+        let reset = done.outcome == Outcome::Done;
+        let failed = matches!(done.outcome, Outcome::Busy | Outcome::Failed);
+        Done {
+            node: done.node,
+            reset,
+            error: failed.then(|| done.message.unwrap_or_default()),
+        }
+    }
+}
+
 pub(super) fn run(
     globals: &Globals,
     config: &Config,
     args: &ResetArgs,
 ) -> Result<ExitCode, Failure> {
-    let tables = load_tables(config)?;
     let mut all = Vec::new();
-    for node in tables.noderange(&args.node)? {
+    let ask = Ask::Reset {
+        nodes: args.node.clone(),
+        force: args.force,
+    };
+    let nodes = match of_daemon::<control::Done>(config, ask)? {
+        Some(done) => {
+            all.extend(done.nodes.into_iter().map(Done::of_daemon));
+            done.elsewhere
+        }
+        None => load_tables(config)?.noderange(&args.node)?,
+    };
+    for node in nodes {
         let (reset, error) = match fleet::reset(config, &node, args.force) {
             Ok(reset) => (reset, None),
             Err(error) => (false, Some(error.to_string())),

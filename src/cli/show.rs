@@ -3,17 +3,18 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use serde::Serialize;
 
-use super::{Failure, Globals, load_tables, print_json, say, tell};
+use super::{Failure, Globals, load_tables, of_daemon, print_json, say, tell};
 use crate::config::Config;
-use crate::fleet::build::{option_word, rule_path};
-use crate::tables::{NodeSpec, Tables};
+use crate::control::{Ask, NodeShown, Shown};
+use crate::fleet::shown;
+use crate::tables::Tables;
 
 const ABOUT: &str = "Show what the tables say of nodes or images
 
 The image, the persistent directory, the litefile rules and the litetrees in order, with every
-default, group and variable applied: what lslite shows.";
+default, group and variable applied: what lslite shows. Of a node that a daemon serves, it is what the
+mounted root goes by; of others, what the tables say now.";
 
 /// Show what the tables say of nodes or images
 #[derive(Args, Debug)]
@@ -24,45 +25,44 @@ pub(super) struct ShowArgs {
     what: String,
 }
 
-#[derive(Serialize)]
-struct Image<'a> {
-    #[serde(flatten)]
-    spec: &'a NodeSpec,
-    /// Where this server looks for the node's persistent files.
-    persistent: Option<String>,
-}
-
 pub(super) fn run(
     globals: &Globals,
     config: &Config,
     args: &ShowArgs,
 ) -> Result<ExitCode, Failure> {
-    let tables = load_tables(config)?;
-    let nodes = nodes(&tables, config, &args.what)?;
-    let mut specs = Vec::new();
-    for node in nodes {
-        let spec = tables.node(&node, config)?;
-        tell(&spec.problems);
-        specs.push(spec);
+    let nodes = args.what.clone();
+    let (mut shown, rest) = match of_daemon::<Shown>(config, Ask::Show { nodes })? {
+        Some(Shown { nodes, elsewhere }) => (nodes, Some(elsewhere)),
+        None => (Vec::new(), None),
+    };
+    // What the daemon does not serve is said of the tables as they are now.
+    if rest.as_ref().is_none_or(|rest| !rest.is_empty()) {
+        let tables = load_tables(config)?;
+        let nodes = match rest {
+            Some(rest) => rest,
+            None => nodes_of(&tables, config, &args.what)?,
+        };
+        for node in nodes {
+            let spec = tables.node(&node, config)?;
+            tell(&spec.problems);
+            shown.push(NodeShown {
+                text: shown::text(&spec),
+                json: shown::json(&spec)?,
+            });
+        }
     }
     if globals.json {
-        let shown: Vec<Image> = specs
-            .iter()
-            .map(|spec| Image {
-                spec,
-                persistent: persistent(spec),
-            })
-            .collect();
-        print_json(&shown)?;
+        let all: Vec<_> = shown.iter().map(|node| &node.json).collect();
+        print_json(&all)?;
     } else {
-        let texts: Vec<String> = specs.iter().map(text).collect();
+        let texts: Vec<_> = shown.iter().map(|node| node.text.as_str()).collect();
         say(&texts.join("\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// An image's name stands for the nodes that run it.
-fn nodes(tables: &Tables, config: &Config, what: &str) -> Result<Vec<String>, Failure> {
+fn nodes_of(tables: &Tables, config: &Config, what: &str) -> Result<Vec<String>, Failure> {
     let images = tables.images();
     if !images.iter().any(|image| image.name == what) {
         return Ok(tables.noderange(what)?);
@@ -77,37 +77,4 @@ fn nodes(tables: &Tables, config: &Config, what: &str) -> Result<Vec<String>, Fa
         return Err(format!("no node runs image {what}").into());
     }
     Ok(nodes)
-}
-
-fn persistent(spec: &NodeSpec) -> Option<String> {
-    let store = spec.store.as_ref()?;
-    Some(store.location.path.join(&spec.node).display().to_string())
-}
-
-fn text(spec: &NodeSpec) -> String {
-    let mut out = format!("{}\n", spec.node);
-    let mut line = |key: &str, value: &str| out.push_str(&format!("  {key:<11} {value}\n"));
-    line("groups", &spec.groups.join(","));
-    line(
-        "image",
-        &format!("{}, {}", spec.image.name, spec.image.rootimg.display()),
-    );
-    line(
-        "persistent",
-        persistent(spec)
-            .as_deref()
-            .unwrap_or("none: no statelite row"),
-    );
-    for (at, row) in spec.rules.iter().enumerate() {
-        let key = if at == 0 { "litefile" } else { "" };
-        line(key, &format!("{:<16} {}", option_word(row), rule_path(row)));
-    }
-    for (at, tree) in spec.trees.iter().enumerate() {
-        let key = if at == 0 { "litetree" } else { "" };
-        line(
-            key,
-            &format!("{:<4} {}", tree.priority, tree.location.path.display()),
-        );
-    }
-    out
 }

@@ -62,6 +62,16 @@ pub enum Use {
     Look,
 }
 
+/// All that a planned node's view is made of, what it needs mounted.
+#[derive(Debug)]
+pub struct Prepared {
+    /// For [`View::new`], or [`crate::fs::Root::replace`].
+    pub spec: ViewSpec,
+    /// What is missing now.
+    pub problems: Vec<Problem>,
+    rows: Arc<[Arc<RuleRow>]>,
+}
+
 /// A view and what was found on the way.
 #[derive(Debug)]
 pub struct Built {
@@ -100,6 +110,19 @@ pub fn planned_view(
     purpose: Use,
     shared: &Shared,
 ) -> Result<Built, BuildError> {
+    prepared(planned, config, purpose, shared)?.view()
+}
+
+/// What a planned node's view is made of: its tmpfs is mounted where the view is to be.
+///
+/// # Errors
+/// [`BuildError`], other than that a layer answers an error.
+pub fn prepared(
+    planned: &Planned,
+    config: &Config,
+    purpose: Use,
+    shared: &Shared,
+) -> Result<Prepared, BuildError> {
     let spec = &**planned.spec();
     let node = || spec.node.clone();
     let failed = |error| BuildError::Store {
@@ -170,10 +193,10 @@ pub fn planned_view(
         });
     }
     let problems = missing(spec, config, &layers, &roles);
-    let view = View::new(ViewSpec {
+    let spec = ViewSpec {
         name: node(),
         rules: planned.rules().clone(),
-        layers: layers.clone(),
+        layers,
         roles,
         texts: (planned.litefile().clone(), litetree_text(spec).into()),
         options: ViewOptions {
@@ -186,22 +209,37 @@ pub fn planned_view(
             eager_seed: purpose == Use::Mount && config.persistent_seed == PersistentSeed::Eager,
         },
         cache: shared.cache().clone(),
-    });
-    let view = view.map_err(|error| BuildError::View {
-        node: node(),
-        why: match (error, super::reset::mounted_on(&spec.node)) {
-            (Errno::BUSY, Ok(Some(point))) => {
-                format!("it is mounted already, on {}", point.display())
-            }
-            (Errno::BUSY, _) => "another process writes to its upper layers".into(),
-            _ => why(&layers, error),
-        },
-    })?;
-    Ok(Built {
-        view,
+    };
+    Ok(Prepared {
+        spec,
         problems,
         rows: planned.rows().clone(),
     })
+}
+
+impl Prepared {
+    /// The view.
+    ///
+    /// # Errors
+    /// [`BuildError::View`] with what its layers answer when they are tried out.
+    pub fn view(self) -> Result<Built, BuildError> {
+        let (node, layers) = (self.spec.name.clone(), self.spec.layers.clone());
+        let view = View::new(self.spec).map_err(|error| BuildError::View {
+            why: match (error, super::reset::mounted_on(&node)) {
+                (Errno::BUSY, Ok(Some(point))) => {
+                    format!("it is mounted already, on {}", point.display())
+                }
+                (Errno::BUSY, _) => "another process writes to its upper layers".into(),
+                _ => why(&layers, error),
+            },
+            node,
+        })?;
+        Ok(Built {
+            view,
+            problems: self.problems,
+            rows: self.rows,
+        })
+    }
 }
 
 /// Litetrees and stores that are not there now: no error, since they may come.

@@ -1,7 +1,7 @@
 //! Nodes to sessions: what the tables and the configuration say becomes layers, rules and a view,
 //! and a view becomes a mounted session.
 //!
-//! Owns: building views, running them, the background. May not: serve requests, or know of
+//! Owns: building views, running them, the background, the daemon (`serve`). May not: serve requests, or know of
 //! fuser's types.
 
 pub mod build;
@@ -11,7 +11,9 @@ mod plain;
 pub mod plan;
 mod reset;
 mod run;
+mod serve;
 mod shared;
+pub mod shown;
 pub mod stores;
 
 pub use build::{BuildError, Built, Use, node_view, planned_view};
@@ -21,4 +23,5 @@ pub use plain::{PlainSpec, plain_view};
 pub use plan::{Plan, PlanError, Planned, plan};
 pub use reset::{ResetError, reset};
 pub use run::{Background, RunError, report_failure, run_foreground, start_background};
+pub use serve::{ControlError, Fleet, ServeError, ServeOptions, serve};
 pub use shared::Shared;

@@ -44,6 +44,11 @@ pub fn reset(config: &Config, node: &str, force: bool) -> Result<bool, ResetErro
             point,
         });
     }
+    empty(config, node)
+}
+
+/// The emptying alone: whoever calls it knows that the node's view is not mounted.
+pub(super) fn empty(config: &Config, node: &str) -> Result<bool, ResetError> {
     let tmpfs = stores::tmpfs_point(config, node);
     if !stores::is_mount_point(&tmpfs) {
         return Ok(false);

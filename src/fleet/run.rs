@@ -107,7 +107,7 @@ pub fn run_foreground(
 }
 
 /// Every file that is open in the view is a descriptor here: as many as the kernel allows.
-fn raise_open_files() {
+pub(super) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let most = std::fs::read_to_string("/proc/sys/fs/nr_open")
         .ok()

@@ -1,18 +1,18 @@
 //! Why a path is what it is: every layer that is looked at, what is there, and which one wins.
 //! What wins is asked of the same code that serves requests, so the two cannot differ.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::resolve::{Here, Outcome, join};
 use super::walk::Walk;
 use super::{Source, Src, View};
 use crate::layer::Found;
-use crate::rules::{Zone, ZoneKind};
+use crate::rules::{UpperKind, Zone, ZoneKind};
 use crate::sys::Res;
 use crate::tables::LiteOption;
 
 /// One layer that was looked at.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Look {
     /// `tmpfs upper`, `litetree 1`, `image`.
     pub layer: String,
@@ -25,7 +25,7 @@ pub struct Look {
 }
 
 /// What governs a path and where its content comes from.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Explanation {
     /// As asked.
     pub asked: String,
@@ -50,6 +50,9 @@ pub struct Explanation {
     pub from: String,
     /// Where a write would go; `None` where it fails with EROFS.
     pub writes_to: Option<String>,
+    /// The upper that is.
+    #[serde(skip)]
+    pub upper: Option<UpperKind>,
     /// What is probably not as meant.
     pub warning: Option<String>,
 }
@@ -153,6 +156,7 @@ impl View {
             number,
             from,
             writes_to,
+            upper: zone.writes_to(),
             warning: unserved.then(|| "no litetree has it".into()),
         })
     }

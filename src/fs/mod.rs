@@ -318,6 +318,17 @@ impl View {
         self.held.inodes.len()
     }
 
+    /// How many files are open in it.
+    pub fn open_count(&self) -> usize {
+        self.held.files.len()
+    }
+
+    /// The upper of a kind, where it has one.
+    pub fn upper(&self, kind: UpperKind) -> Option<Arc<Layer>> {
+        self.upper_of(kind)
+            .map(|at| self.layers[at as usize].clone())
+    }
+
     fn inode(&self, number: u64) -> Res<Arc<Inode>> {
         self.held.inodes.get(number).ok_or(Errno::STALE)
     }

@@ -8,5 +8,5 @@ mod notify;
 mod reply;
 
 pub use adapter::Adapter;
-pub use mount::{MountError, MountPoint, mount, unmount};
+pub use mount::{Leave, MountError, MountPoint, clear_dead, mount, mount_id, unmount, unmount_how};
 pub use notify::Notifier;

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::{Errno, Res};
@@ -36,4 +36,32 @@ pub fn mount(source: &str, point: &Path) -> Res<OwnedFd> {
 /// `EBUSY` where a file is open or a directory is a working directory; umount2(2)'s.
 pub fn unmount(point: &Path) -> Res<()> {
     rustix::mount::unmount(point, UnmountFlags::NOFOLLOW)
+}
+
+/// Takes what is on top at `point` out of the tree, and what is mounted below it; who uses it goes
+/// on, and it ends with the last of them.
+///
+/// # Errors
+/// umount2(2)'s.
+pub fn detach(point: &Path) -> Res<()> {
+    rustix::mount::unmount(point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+}
+
+/// As [`detach`], and ends the connection: who uses it gets ENOTCONN.
+///
+/// # Errors
+/// umount2(2)'s.
+pub fn abort(point: &Path) -> Res<()> {
+    let flags = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH | UnmountFlags::FORCE;
+    rustix::mount::unmount(point, flags)
+}
+
+/// The id of the mount on top at `point`. Asks no file system, so that one that hangs or is dead
+/// can be told as well.
+///
+/// # Errors
+/// statx(2)'s.
+pub fn mount_id(point: &Path) -> Res<u64> {
+    let flags = AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    Ok(rustix::fs::statx(rustix::fs::CWD, point, flags, StatxFlags::MNT_ID)?.stx_mnt_id)
 }

@@ -1,0 +1,117 @@
+//! Tables and configuration as they were read together: what all nodes are to be.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::node::{Fault, Wanted};
+use crate::config::Config;
+use crate::fleet::{Plan, PlanError, plan};
+use crate::tables::{CsvDir, Origin, Problem, Severity, Tables, TablesError};
+
+/// What the command line said; it holds over every reload.
+#[derive(Clone, Debug, Default)]
+pub struct ServeOptions {
+    /// The configuration's file; the default one where it is left out.
+    pub config: Option<PathBuf>,
+    /// Over the configuration's `tables`.
+    pub tables: Option<PathBuf>,
+    /// Over the configuration's `root`.
+    pub root: Option<PathBuf>,
+    /// Which nodes; all that have an image where it is left out.
+    pub nodes: Option<String>,
+}
+
+/// One reading.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) config: Arc<Config>,
+    pub(super) tables: Tables,
+    /// For the next plan to share with.
+    pub(super) plan: Plan,
+    /// Every node that is to be served.
+    pub(super) nodes: BTreeMap<String, Wanted>,
+    /// All that is wrong with it.
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Loaded {
+    /// The configuration, with the command line's words over it.
+    pub(super) fn config(options: &ServeOptions) -> Result<Config, String> {
+        let mut config =
+            Config::load(options.config.as_deref()).map_err(|error| error.to_string())?;
+        if let Some(tables) = &options.tables {
+            config.tables.clone_from(tables);
+        }
+        if let Some(root) = &options.root {
+            config.root.clone_from(root);
+        }
+        Ok(config)
+    }
+
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// A sentence, where there is nothing to go by.
+    pub(super) fn read(options: &ServeOptions, before: Option<&Plan>) -> Result<Loaded, String> {
+        let config = Self::config(options)?;
+        if !config.tables.is_dir() {
+            let dir = config.tables.display();
+            return Err(format!(
+                "{dir}: no such directory; tables are read from it, one TABLE.csv each"
+            ));
+        }
+        let tables = Tables::load(&CsvDir::new(&config.tables));
+        let names = match &options.nodes {
+            Some(range) => tables.noderange(range).map_err(|error| error.to_string())?,
+            None => tables.nodes(),
+        };
+        let plan = plan(&tables, &config, &names, before);
+        let mut nodes = wanted_of(&plan);
+        if options.nodes.is_none() {
+            // A switch, a login node: none of ours, unless it was named.
+            for (name, error) in plan.refused() {
+                if let PlanError::Tables(TablesError::NoImage { problem, .. }) = error
+                    && problem.severity == Severity::Warning
+                {
+                    nodes.remove(name);
+                }
+            }
+        }
+        let mut problems = tables.check(&config);
+        problems.extend(plan.problems());
+        if nodes.is_empty() {
+            let at = Origin {
+                file: config.tables.clone(),
+                ..Origin::default()
+            };
+            let help = "give nodes an image in nodetype and osimage, or name others";
+            problems.push(Problem::error(at, "no node is to be served", help));
+        }
+        Ok(Loaded {
+            config: Arc::new(config),
+            tables,
+            plan,
+            nodes,
+            problems,
+        })
+    }
+
+    /// Plans nodes that had no image when everything was read.
+    pub(super) fn plan_again(&self, names: &[String]) -> BTreeMap<String, Wanted> {
+        wanted_of(&plan(&self.tables, &self.config, names, Some(&self.plan)))
+    }
+}
+
+fn wanted_of(plan: &Plan) -> BTreeMap<String, Wanted> {
+    let planned = plan.nodes().iter();
+    let planned = planned.map(|node| (node.spec().node.clone(), Ok(node.clone())));
+    let refused = plan.refused().iter().map(|(name, error)| {
+        let fault = Fault {
+            why: error.to_string(),
+            lasting: matches!(error, PlanError::Tables(_)),
+        };
+        (name.clone(), Err(fault))
+    });
+    planned.chain(refused).collect()
+}
