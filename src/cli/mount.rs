@@ -96,7 +96,7 @@ pub(super) fn run(
     } else {
         Background::No
     };
-    let metrics = metrics(config);
+    let metrics = metrics(config, &shared);
     run_foreground(
         view,
         &shared,
@@ -110,8 +110,8 @@ pub(super) fn run(
 
 /// A root without metrics is better than none: where one process a root is mounted with one
 /// configuration, only the first gets the address.
-fn metrics(config: &Config) -> Option<Metrics> {
-    Metrics::start(config.metrics.as_ref()?)
+fn metrics(config: &Config, shared: &Shared) -> Option<Metrics> {
+    Metrics::start(config.metrics.as_ref()?, shared)
         .inspect_err(|error| {
             if tracing::enabled!(tracing::Level::WARN) {
                 tracing::warn!(%error, "the root is mounted without metrics");

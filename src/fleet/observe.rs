@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::shared::Shared;
 use crate::fs::Root;
-use crate::metrics::{Address, Node, Registry, ServeError, Server};
+use crate::metrics::{Address, CacheFigures, Node, Registry, ServeError, Server, WatchFigures};
 
 /// Counters and the endpoint that tells them, until this is dropped.
 #[derive(Debug)]
@@ -13,19 +14,35 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Begins to listen.
+    /// Begins to listen, for all views that share this.
     ///
     /// # Errors
     /// [`ServeError`]: the address is taken, or can't be used.
-    pub fn start(address: &Address) -> Result<Metrics, ServeError> {
+    pub fn start(address: &Address, shared: &Shared) -> Result<Metrics, ServeError> {
         let registry = Registry::new();
+        let cache = shared.cache().clone();
+        registry.lookup_cache(move || {
+            let counts = cache.counts();
+            CacheFigures {
+                hits: counts.hits,
+                misses: counts.misses,
+                evictions: counts.evictions,
+                entries: counts.entries,
+                bytes: counts.bytes,
+            }
+        });
+        if let Some(stats) = shared.watch_stats() {
+            registry.watcher(move || {
+                let stats = stats();
+                WatchFigures {
+                    events: stats.events,
+                    overflows: stats.overflows,
+                    layers: stats.roots as u64,
+                }
+            });
+        }
         let _server = Server::start(address, registry.clone())?;
         Ok(Metrics { registry, _server })
-    }
-
-    /// What other parts add their numbers to.
-    pub fn registry(&self) -> &Registry {
-        &self.registry
     }
 
     /// A view's counters, for its [`crate::fuse::Adapter::with_metrics`]. They do not keep the view.

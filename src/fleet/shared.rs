@@ -186,10 +186,14 @@ impl Shared {
         }
     }
 
-    /// What the watcher has seen.
-    pub fn watch_stats(&self) -> watch::Stats {
-        let watcher = self.state.watcher.as_ref();
-        watcher.map(Watcher::stats).unwrap_or_default()
+    /// Tells what the watcher has seen, as long as there is one.
+    pub fn watch_stats(&self) -> Option<impl Fn() -> watch::Stats + Send + Sync + use<>> {
+        let state = Arc::downgrade(&self.state);
+        self.is_watching().then_some(move || {
+            let state = state.upgrade();
+            let watcher = state.as_ref().and_then(|state| state.watcher.as_ref());
+            watcher.map(Watcher::stats).unwrap_or_default()
+        })
     }
 }
 

@@ -123,22 +123,23 @@ pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
 }
 
 /// Roots without metrics are better than none.
-fn metrics(config: &Config) -> Option<Metrics> {
-    Metrics::start(config.metrics.as_ref()?)
+fn metrics(config: &Config, shared: &Shared) -> Option<Metrics> {
+    Metrics::start(config.metrics.as_ref()?, shared)
         .inspect_err(|error| tracing::error!(%error, "there are no metrics"))
         .ok()
 }
 
 impl Fleet {
     fn new(options: ServeOptions, loaded: Loaded) -> Fleet {
+        let shared = Shared::new(&loaded.config);
         let nodes = loaded.nodes.iter();
         let nodes =
             nodes.map(|(name, wanted)| (name.clone(), Node::new(name.clone(), wanted.clone())));
         Fleet {
             options,
             nodes: RwLock::new(nodes.collect()),
-            shared: Shared::new(&loaded.config),
-            metrics: metrics(&loaded.config),
+            metrics: metrics(&loaded.config, &shared),
+            shared,
             loaded: RwLock::new(Arc::new(loaded)),
             pool: Arc::default(),
             ticker: Ticker::default(),
