@@ -143,7 +143,7 @@ impl Limiter {
             return true;
         }
         *telling = true;
-        let left_out = window.left_out.get_or_insert_with(|| LeftOut {
+        let left_out = window.left_out.get_or_insert(LeftOut {
             count: 0,
             metadata,
             said,

@@ -137,9 +137,12 @@ pub fn plan(tables: &Tables, config: &Config, nodes: &[String], before: Option<&
     let made = spread::map(&kinds, |(first, image)| {
         let (spec, of_rows, _) = &specs[*first];
         let paths = paths[*image].as_ref().ok()?;
-        let (mut common, rules) = Common::new(spec, of_rows.clone(), config, paths);
+        let (mut common, mut rules) = Common::new(spec, of_rows.clone(), config, paths);
         for old in before.iter().flat_map(|before| &before.commons) {
             common.take_from(old);
+        }
+        if common.rules.suits_all() {
+            rules = Vec::new();
         }
         Some((Arc::new(common), rules))
     });

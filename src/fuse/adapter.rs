@@ -31,7 +31,7 @@ pub(super) const REQUIRED: [InitFlags; 2] =
     [InitFlags::FUSE_DONT_MASK, InitFlags::FUSE_ATOMIC_O_TRUNC];
 
 /// What makes it better.
-pub(super) const WANTED: [InitFlags; 6] = [
+pub(super) const WANTED: [InitFlags; 5] = [
     // File handles are answered by number (LOOKUP of "." and "..").
     InitFlags::FUSE_EXPORT_SUPPORT,
     InitFlags::FUSE_POSIX_ACL,
@@ -39,8 +39,11 @@ pub(super) const WANTED: [InitFlags; 6] = [
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_AUTO_INVAL_DATA,
     InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
 ];
+
+/// Where an answer may cost a look into a store, attributes come with a listing only as long as
+/// they are asked for.
+pub(super) const UNWATCHED: [InitFlags; 1] = [InitFlags::FUSE_READDIRPLUS_AUTO];
 
 /// What saves requests where the kernel is told of every change in what it keeps: it opens
 /// directories and keeps their listings without asking, and the targets of symlinks.

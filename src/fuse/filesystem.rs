@@ -13,7 +13,7 @@ use fuser::{
 };
 
 use super::adapter::{
-    Adapter, REQUIRED, WANTED, WATCHED, absent, caller, failed, kills_suid, open_flags,
+    Adapter, REQUIRED, UNWATCHED, WANTED, WATCHED, absent, caller, failed, kills_suid, open_flags,
 };
 use super::reply;
 use crate::fs::{Answer, Changes, OpenHow, View};
@@ -31,7 +31,7 @@ impl Filesystem for Adapter {
         let watched: &[InitFlags] = if self.view().is_watched() {
             &WATCHED
         } else {
-            &[]
+            &UNWATCHED
         };
         for &flag in WANTED.iter().chain(watched) {
             match config.add_capabilities(flag) {

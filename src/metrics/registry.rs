@@ -23,7 +23,6 @@ pub struct Registry {
 
 impl Registry {
     /// One without nodes.
-    #[allow(clippy::new_ret_no_self, reason = "it is shared from the beginning")]
     pub fn new() -> Arc<Registry> {
         Arc::new(Registry {
             shared: Arc::new(Shared::new()),

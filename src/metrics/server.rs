@@ -43,8 +43,14 @@ pub struct Server {
     address: Address,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
-    /// The socket's file: device and inode, so that no other's is removed.
-    file: Option<(PathBuf, (u64, u64))>,
+    file: Option<SocketFile>,
+}
+
+/// A unix socket's file: its device and inode, so that no other's is removed.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    id: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -119,7 +125,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some((path, id)) = &self.file
+        if let Some(SocketFile { path, id }) = &self.file
             && std::fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == *id)
             && let Err(error) = std::fs::remove_file(path)
         {
@@ -143,13 +149,16 @@ impl Drop for Server {
     }
 }
 
-fn listen(address: &Address) -> io::Result<(Listener, Option<(PathBuf, (u64, u64))>)> {
+fn listen(address: &Address) -> io::Result<(Listener, Option<SocketFile>)> {
     match address {
         Address::Tcp(address) => Ok((Listener::Tcp(TcpListener::bind(address)?), None)),
         Address::Unix(path) => {
             let listener = listen_unix(path)?;
             let made = std::fs::symlink_metadata(path)?;
-            let file = (path.clone(), (made.dev(), made.ino()));
+            let file = SocketFile {
+                path: path.clone(),
+                id: (made.dev(), made.ino()),
+            };
             Ok((Listener::Unix(listener), Some(file)))
         }
     }

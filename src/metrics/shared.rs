@@ -10,7 +10,7 @@ use crossbeam::utils::CachePadded;
 use super::errno::{self, ERRNOS};
 use super::op::{OPS, Op};
 
-/// More than these are not worth their memory (38 KiB each).
+/// More than these are not worth their memory (40 KiB each).
 const MOST_SHARDS: usize = 32;
 /// The first bound of a histogram is 2^11 ns, and each next one is the double.
 const FIRST_BOUND: u32 = 11;

@@ -151,10 +151,15 @@ impl RuleTree {
         if node == &*self.node {
             return Some(self.clone());
         }
-        (self.shape.is_shareable() && !node.is_empty()).then(|| RuleTree {
+        (self.suits_all() && !node.is_empty()).then(|| RuleTree {
             shape: self.shape.clone(),
             node: node.into(),
         })
+    }
+
+    /// Does [`RuleTree::for_node`] give one to every other node?
+    pub fn suits_all(&self) -> bool {
+        self.shape.is_shareable()
     }
 
     /// Do the two trees share their rules (whichever nodes they are for)?
