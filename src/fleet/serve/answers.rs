@@ -60,7 +60,7 @@ impl Fleet {
         }
         match ask {
             Ask::Status { nodes } => either(self.status(nodes.as_deref())),
-            Ask::Reload {} => either(Ok(self.reload(Asked::BySocket))),
+            Ask::Reload {} => either(Ok(self.reload(Asked::Socket))),
             Ask::Mount { nodes } => {
                 let fleet = self.clone();
                 let mount = move |node: &Arc<Node>| {

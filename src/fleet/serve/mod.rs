@@ -253,7 +253,7 @@ impl Fleet {
         let fleet = self.clone();
         let thread = std::thread::Builder::new().name("statelite-load".into());
         let started = thread.spawn(move || {
-            fleet.reload(reload::Asked::BySignal);
+            fleet.reload(reload::Asked::Signal);
         });
         if let Err(error) = started {
             tracing::error!(%error, "no thread to reload on");

@@ -21,11 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Asked {
     /// Somebody, over the control socket.
-    BySocket,
+    Socket,
     /// Somebody, by SIGHUP.
-    BySignal,
+    Signal,
     /// Nobody: a table was changed. It may be half written, so that this way no node goes.
-    ByATable,
+    Table,
 }
 
 /// What is to be done to one node.
@@ -83,7 +83,7 @@ impl Fleet {
             _ => None,
         });
         let gone: Vec<&str> = gone.collect();
-        if let (Asked::ByATable, Some(first)) = (asked, gone.first()) {
+        if let (Asked::Table, Some(first)) = (asked, gone.first()) {
             let (dir, n) = (loaded.config.tables.display(), gone.len());
             let text = format!(
                 "{dir}: error: {n} nodes are gone, such as {first} (a table may be half written; \

@@ -76,7 +76,7 @@ pub(super) fn run(fleet: &Arc<Fleet>) {
     let mut next = None;
     while !fleet.is_stopping() {
         if fleet.ticker.wait(next) {
-            fleet.reload(Asked::ByATable);
+            fleet.reload(Asked::Table);
         }
         let now = Instant::now();
         let nodes = fleet.nodes();
