@@ -216,9 +216,15 @@ impl View {
         if begins
             && self.options.trees == TreeMode::First
             && matches!(zone.kind, ZoneKind::Lite(_))
-            && let Merged::Dir { srcs, .. } = &mut merged
+            && let Merged::Dir { srcs, top } = &mut merged
         {
+            let before = srcs.first().copied();
             self.keep_first(pos, &path, srcs)?;
+            if let Some(first) = srcs.first().copied().filter(|src| Some(*src) != before)
+                && let (_, Look::Object(object)) = self.probe(zone, &path, first)?
+            {
+                *top = object;
+            }
         }
         let from_upper = |src: Src| self.layer_is_upper(src.layer);
         match merged {
