@@ -25,6 +25,7 @@ fn view(dir: &Path, levels: usize) -> View {
     }
     plain_view(
         &PlainSpec {
+            io: statelite::fs::IoMode::default(),
             lower,
             upper: dir.join("upper"),
             work: dir.join("work"),

@@ -83,6 +83,8 @@ pub struct Config {
     pub cache_size: u64,
     /// How a deletion is stored in an upper (SEMANTICS section 6).
     pub whiteouts: Whiteouts,
+    /// Which way the kernel reads and writes files.
+    pub io: Io,
     /// Threads of one node's session.
     #[serde(deserialize_with = "threads")]
     pub threads: usize,
@@ -121,6 +123,7 @@ impl Default for Config {
             watch: true,
             cache_size: 128 << 20,
             whiteouts: Whiteouts::default(),
+            io: Io::default(),
             threads: 1,
             metrics: None,
             log: "info".into(),
@@ -428,6 +431,17 @@ words! {
         Device,
         /// As aufs does: a file `.wh.<name>`.
         File,
+    }
+}
+words! {
+    /// Which way the kernel reads and writes files.
+    Io {
+        /// By itself in the file of a layer, where that cannot change while it is open.
+        Passthrough,
+        /// Through the daemon, which is not told of opens.
+        Cached,
+        /// Through the daemon.
+        Daemon,
     }
 }
 words! {

@@ -1,7 +1,7 @@
 //! A merged view to test: ours, or kernel overlayfs as the yardstick, over layers in a scratch directory.
 //!
 //! `STATELITE_TARGET=overlayfs` chooses the yardstick, `fuse-overlayfs` a peer with known defects, which
-//! shows that a test can fail; `STATELITE_BIN` another program than the one just built; `STATELITE_TEST_DIR` a directory for the scratch,
+//! shows that a test can fail; `STATELITE_IO` how files are read and written (configuration key `io`); `STATELITE_BIN` another program than the one just built; `STATELITE_TEST_DIR` a directory for the scratch,
 //! which must be on a local file system that overlayfs takes as an upper (ext4, xfs, btrfs).
 #![allow(
     dead_code,
@@ -133,6 +133,7 @@ pub struct Overlay {
     pub work: PathBuf,
     pub root: PathBuf,
     mounted: bool,
+    io: Option<&'static str>,
     // In the order in which they must go.
     held: Vec<Box<dyn std::any::Any + Send + Sync>>,
     store: Option<Tmpfs>,
@@ -180,12 +181,21 @@ impl Overlay {
             work,
             root,
             mounted: false,
+            io: None,
             held: Vec::new(),
             store,
             base,
         };
         view.mount();
         view
+    }
+
+    /// The same view, mounted anew with another way of reading and writing (configuration key `io`).
+    pub fn with_io(mut self, io: &'static str) -> Self {
+        self.umount();
+        self.io = Some(io);
+        self.mount();
+        self
     }
 
     /// Keeps something that must go after the view and before its scratch directory, as a mount that
@@ -257,6 +267,11 @@ impl Overlay {
                 let program = std::env::var_os("STATELITE_BIN")
                     .unwrap_or_else(|| env!("CARGO_BIN_EXE_statelite").into());
                 let mut command = Command::new(program);
+                if let Some(io) = std::env::var_os("STATELITE_IO").or(self.io.map(Into::into)) {
+                    let config = self.base.path().join("statelite.toml");
+                    std::fs::write(&config, format!("io = {io:?}\n")).unwrap();
+                    command.arg("--config").arg(config);
+                }
                 command
                     .args(["mount", "--lower", &lowers, "--upper"])
                     .arg(&self.upper)

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::{Failure, Globals, load_tables, tell};
 use crate::config::Config;
-use crate::fleet::build::form;
+use crate::fleet::build::{form, io_mode};
 use crate::fleet::{
     Background, Metrics, PlainSpec, Shared, Use, node_view, plain_view, run_foreground,
     start_background,
@@ -135,6 +135,7 @@ fn view(config: &Config, args: &MountArgs, shared: &Shared) -> Result<View, Fail
                 work: work.clone(),
                 lifetime: config.cache_lifetime,
                 form: form(config),
+                io: io_mode(config),
             },
             shared,
         )?);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::plan::Planned;
 use super::shared::Shared;
 use super::stores::{self, StoreError};
-use crate::config::{Config, LitetreeDirectories, PersistentSeed, Whiteouts};
-use crate::fs::{Roles, TreeMode, View, ViewOptions, ViewSpec};
+use crate::config::{Config, Io, LitetreeDirectories, PersistentSeed, Whiteouts};
+use crate::fs::{IoMode, Roles, TreeMode, View, ViewOptions, ViewSpec};
 use crate::layer::machinery::Form;
 use crate::layer::{FormChoice, Layer, LayerSpec, MountRule, UpperSpec};
 use crate::sys::Errno;
@@ -207,6 +207,7 @@ pub fn prepared(
                 LitetreeDirectories::First => TreeMode::First,
             },
             eager_seed: purpose == Use::Mount && config.persistent_seed == PersistentSeed::Eager,
+            io: io_mode(config),
         },
         cache: shared.cache().clone(),
     };
@@ -337,6 +338,15 @@ pub fn form(config: &Config) -> FormChoice {
         Whiteouts::Auto => FormChoice::Auto,
         Whiteouts::Device => FormChoice::Fixed(Form::Device),
         Whiteouts::File => FormChoice::Fixed(Form::File),
+    }
+}
+
+/// Which way the configuration wants files read and written.
+pub fn io_mode(config: &Config) -> IoMode {
+    match config.io {
+        Io::Passthrough => IoMode::Passthrough,
+        Io::Cached => IoMode::Cached,
+        Io::Daemon => IoMode::Daemon,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::shared::Shared;
-use crate::fs::{Roles, TreeMode, View, ViewOptions, ViewSpec};
+use crate::fs::{IoMode, Roles, TreeMode, View, ViewOptions, ViewSpec};
 use crate::layer::{FormChoice, LayerSpec, UpperSpec};
 use crate::rules::{CompileOptions, Rule, compile};
 use crate::tables::LiteOption;
@@ -23,6 +23,8 @@ pub struct PlainSpec {
     pub lifetime: Duration,
     /// How deletions are kept.
     pub form: FormChoice,
+    /// Which way the kernel reads and writes.
+    pub io: IoMode,
 }
 
 /// Why there is no view.
@@ -129,6 +131,7 @@ pub fn plain_view(spec: &PlainSpec, shared: &Shared) -> Result<View, PlainError>
             watched: shared.is_watching(),
             trees: TreeMode::Merge,
             eager_seed: false,
+            io: spec.io,
         },
         cache: shared.cache().clone(),
     })

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::build::{BuildError, image_layer, option_word, why};
 use super::shared::Shared;
 use crate::config::{Config, LinkView};
-use crate::fs::{Roles, TreeMode, View, ViewOptions, ViewSpec};
+use crate::fs::{IoMode, Roles, TreeMode, View, ViewOptions, ViewSpec};
 use crate::layer::Layer;
 use crate::rules::{self, CompileOptions, Rule, RuleTree, compile};
 use crate::sys::{Errno, Res};
@@ -476,6 +476,7 @@ fn bare_view(name: &str, image: &Arc<Layer>, shared: &Shared) -> Res<View> {
             watched: false,
             trees: TreeMode::Merge,
             eager_seed: false,
+            io: IoMode::Daemon,
         },
         cache: shared.cache().clone(),
     })

@@ -1,5 +1,7 @@
 //! GETATTR, SETATTR, STATFS.
 
+use std::time::Duration;
+
 use rustix::fs::{OFlags, StatVfs};
 
 use super::resolve::Here;
@@ -32,11 +34,18 @@ impl View {
     /// `ESTALE`, `ENOENT`, and what the layer answers.
     pub fn getattr(&self, number: u64, handle: Option<u64>) -> Res<Entry> {
         let inode = self.inode(number)?;
-        if let Some(attr) = self.near_attr(&inode) {
-            return Ok(attr);
+        if let Some(entry) = self.near_attr(&inode) {
+            let lifetime = match self.is_written_through(&inode) {
+                true => Duration::ZERO,
+                false => entry.lifetime,
+            };
+            return Ok(Entry { lifetime, ..entry });
         }
         match self.object(&inode) {
-            Ok(here) => Ok(self.entry_of(&here)),
+            Ok(here) => Ok(Entry {
+                attr: here.attr,
+                lifetime: self.lifetime_of(&inode, here.trust),
+            }),
             Err(e @ (Errno::NOENT | Errno::STALE)) => {
                 let file = handle
                     .and_then(|handle| self.held.files.get(handle))
@@ -97,7 +106,7 @@ impl View {
         }
         Ok(Entry {
             attr: Attr { number, stat },
-            lifetime: self.lifetime(here.trust),
+            lifetime: self.lifetime_of(&inode, here.trust),
         })
     }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::open::OpenFile;
+use super::backing::{Register, by_daemon};
+use super::open::{OpenFile, Opened, Served};
 use super::resolve::{Here, Outcome, join};
 use super::upper::Data;
 use super::{Attr, Caller, Entry, Inode, OpenHow, Source, Src, View};
@@ -114,7 +115,11 @@ impl View {
     }
 
     /// The entry of what was just made, with nothing below it: nobody needs to look for it.
-    fn made(&self, place: &Place, name: &[u8], mut stat: Stat) -> Res<(Entry, Arc<Inode>)> {
+    fn made(&self, place: &Place, name: &[u8], stat: Stat) -> Res<(Entry, Arc<Inode>)> {
+        self.enter(&place.parent, name, self.here_made(place, stat))
+    }
+
+    fn here_made(&self, place: &Place, mut stat: Stat) -> Here {
         let number = self.own_number(place.upper, &stat);
         if stat.rdev == machinery::STORED_NULL_DEVICE {
             stat.rdev = machinery::NULL_DEVICE;
@@ -123,7 +128,7 @@ impl View {
             layer: place.upper,
             default: false,
         };
-        let here = Here {
+        Here {
             path: place.path.clone(),
             pos: place.pos,
             source: match stat.is_dir() {
@@ -135,14 +140,13 @@ impl View {
             upper: Some(place.upper),
             target: None,
             trust: self.own_trust(),
-        };
-        self.enter(&place.parent, name, here)
+        }
     }
 
-    /// Makes and opens a regular file.
+    /// Makes and opens a regular file where no kernel reads by itself. Returns the handle's number.
     ///
     /// # Errors
-    /// As open(2) with O_CREAT.
+    /// As [`View::create_by`].
     pub fn create(
         &self,
         parent: u64,
@@ -152,6 +156,22 @@ impl View {
         how: OpenHow,
         caller: Caller,
     ) -> Res<(Entry, u64)> {
+        let made = self.create_by((parent, name), (mode, umask), how, caller, &by_daemon)?;
+        Ok((made.0, made.1.handle))
+    }
+
+    /// Makes and opens a regular file.
+    ///
+    /// # Errors
+    /// As open(2) with O_CREAT.
+    pub fn create_by(
+        &self,
+        (parent, name): (u64, &[u8]),
+        (mode, umask): (u32, u32),
+        how: OpenHow,
+        caller: Caller,
+        register: Register<'_>,
+    ) -> Res<(Entry, Opened)> {
         let flags = how.backing() | OFlags::CREATE | OFlags::EXCL;
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode & 0o7777);
@@ -163,8 +183,8 @@ impl View {
             Err(Errno::EXIST) if !how.flags.contains(OFlags::EXCL) => {
                 let entry = self.lookup(parent, name)?;
                 let number = entry.attr.number;
-                return match self.open(number, how, caller) {
-                    Ok(handle) => Ok((entry, handle)),
+                return match self.open_by(number, how, caller, register) {
+                    Ok(opened) => Ok((entry, opened)),
                     Err(e) => {
                         self.forget(number, 1);
                         Err(e)
@@ -173,12 +193,21 @@ impl View {
             }
             made => made?,
         };
-        let (entry, inode) = self.made(&place, name, obj::stat(&file)?)?;
+        let stat = obj::stat(&file)?;
+        let here = self.here_made(&place, stat);
+        let (entry, inode) = self.enter(&place.parent, name, self.here_made(&place, stat))?;
         let epoch = inode.data.state.read().epoch;
-        Ok((
-            entry,
-            self.keep_open(OpenFile::new(inode, how, file, epoch)),
-        ))
+        match self.enter_open(&inode, &here, how, register, || Ok(&file)) {
+            Ok(entered) => {
+                let file = Served::File(Arc::new(file));
+                let file = OpenFile::new(entered, how, file, epoch);
+                Ok((entry, self.opened(file)))
+            }
+            Err(e) => {
+                self.forget(inode.number, 1);
+                Err(e)
+            }
+        }
     }
 
     /// Makes a file of any type but a directory or a symlink.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::node::Orphan;
 use super::resolve::{Here, Outcome, Trust};
-use super::{Answer, Entry, Inode, Node, View};
+use super::{Answer, Entry, Inode, IoMode, Node, View};
 use crate::inode::id;
 use crate::inode::table::Naming;
 use crate::sys::{Errno, Res};
@@ -93,10 +93,9 @@ impl View {
             }
             let clashes = |known: &Inode| {
                 id::is_of_path(known.number)
-                    && here.upper.is_none()
                     && match known.path() {
-                        Some(path) => path != here.path,
-                        None => known.data.opens.load(Ordering::Relaxed) > 0,
+                        Some(path) => here.upper.is_none() && path != here.path,
+                        None => self.goes_on_nameless(known, &here),
                     }
             };
             let make = || Node::new(here.pos, here.kind(), here.source.clone(), self.plan);
@@ -110,7 +109,7 @@ impl View {
                     if here.kind() == libc::S_IFDIR && !id::is_of_path(attr.number) {
                         self.held.own_dirs.lock().insert(attr.number);
                     }
-                    let lifetime = self.lifetime(here.trust);
+                    let lifetime = self.lifetime_of(&inode, here.trust);
                     return Ok((Entry { attr, lifetime }, inode));
                 }
                 Err(_) => tracing::warn!(
@@ -120,6 +119,17 @@ impl View {
             }
         }
         Err(Errno::IO)
+    }
+
+    /// Is a number without a name in use for another file than what was found?
+    fn goes_on_nameless(&self, known: &Inode, here: &Here) -> bool {
+        let file = (here.attr.stat.dev, here.attr.stat.ino);
+        match self.through(known) {
+            Some((through, _)) => through != file || here.upper.is_none(),
+            None if here.upper.is_some() => false,
+            None if self.held.io == IoMode::Cached => known.data.state.read().orphan.is_some(),
+            None => known.data.opens.load(Ordering::Relaxed) > 0,
+        }
     }
 
     /// What was found, as the kernel is told of it.
@@ -135,26 +145,40 @@ impl View {
     /// that its number to the newcomer's next best. One number is one page cache: programs that
     /// run the old file would get pages of the new one.
     fn displace(&self, known: &Arc<Inode>, here: &Here) {
+        let replaced = match self.through(known) {
+            // By one number the kernel reads and writes one file only.
+            Some((file, _)) => file != (here.attr.stat.dev, here.attr.stat.ino),
+            None => {
+                let before = known.data.state.read().backing;
+                let open =
+                    known.data.opens.load(Ordering::Relaxed) > 0 || self.held.io == IoMode::Cached;
+                open && before.is_some() && here.backing().is_some() && before != here.backing()
+            }
+        };
+        if replaced && !known.is_nameless() {
+            self.displace_open(known);
+        }
+    }
+
+    /// Takes its name from an inode that is open, as if it had been removed.
+    pub(super) fn displace_open(&self, known: &Arc<Inode>) {
+        let files = self.held.files.all();
+        let file = files.into_iter().find(|file| file.is_of(known));
+        let copy = match file.and_then(|file| file.current()) {
+            Some(fd) => Some(fd),
+            None if self.held.io == IoMode::Cached => self.held.handless.last(known.number),
+            None => None,
+        };
         let open = known.data.opens.load(Ordering::Relaxed) > 0;
-        let before = known.data.state.read().backing;
-        if !open || before.is_none() || here.backing().is_none() || before == here.backing() {
+        if copy.is_none() && !open {
+            // Nobody has read it lately, as far as is known.
             return;
         }
-        let file = self
-            .held
-            .files
-            .all()
-            .into_iter()
-            .find(|file| file.is_of(known));
-        let copy = file
-            .and_then(|file| file.current())
-            .and_then(|fd| fd.try_clone().ok());
         let path = known.path().unwrap_or_default().into();
-        let orphan = copy.map(|fd| Orphan {
-            fd,
-            upper: None,
-            path,
-        });
+        let upper = self.through(known).and_then(|(_, upper)| upper);
+        let orphan = copy
+            .and_then(|fd| fd.try_clone().ok())
+            .map(|fd| Orphan { fd, upper, path });
         known.data.state.write().orphan = orphan.map(Arc::new);
         for link in known.links() {
             self.held.inodes.unlink(known, &link.parent, &link.name);

@@ -6,13 +6,16 @@
 //! types, or do I/O other than through `layer` and `sys`.
 //!
 //! Lock order: an inode's `copying`, a child's before its parent's; then the table (`inode::table`);
-//! then an inode's `state`; then a handle's `file`. `state` and `file` are never held across I/O.
+//! then an inode's `state`; then a handle's `file`. `state`, `way`
+//! and `file` are never held across I/O; nothing else is locked under `way`.
 
 mod attr;
+mod backing;
 mod create;
 mod dir;
 pub mod explain;
 mod figures;
+mod handless;
 mod io;
 mod live;
 mod look;
@@ -38,10 +41,11 @@ use std::time::Duration;
 
 pub use crate::sys::creds::Caller;
 pub use attr::Changes;
+pub use backing::{Backing, Register, by_daemon};
 pub use dir::DirEntry;
 pub use live::{Drop, Event, Notice};
 pub use node::{Node, Source, Src};
-pub use open::{OpenFile, OpenHow};
+pub use open::{OpenFile, OpenHow, Opened};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -124,6 +128,21 @@ pub struct ViewOptions {
     pub trees: TreeMode,
     /// Copy persistent paths whole before the first use, and look at nothing below afterwards.
     pub eager_seed: bool,
+    /// Which way the kernel is to read and write. A view that takes another's place keeps that one's.
+    pub io: IoMode,
+}
+
+/// Which way the kernel reads and writes files.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum IoMode {
+    /// By itself, in the file that a layer has, where that cannot change while it is open;
+    /// through the daemon otherwise.
+    #[default]
+    Passthrough,
+    /// Through the daemon, without telling it of opens.
+    Cached,
+    /// Through the daemon.
+    Daemon,
 }
 
 /// All that a view is made of.
@@ -156,6 +175,9 @@ struct Held {
     salted: AtomicBool,
     /// The numbers of directories that have one of their own.
     own_dirs: Mutex<HashSet<u64>>,
+    io: IoMode,
+    backings: backing::Kept,
+    handless: handless::Files,
 }
 
 /// One node's root, by one set of rules and layers (a plan). When those change, another view takes
@@ -240,6 +262,9 @@ impl View {
             streams: Mutex::default(),
             salted: AtomicBool::new(false),
             own_dirs: Mutex::default(),
+            io: spec.options.io,
+            backings: backing::Kept::default(),
+            handless: handless::Files::new(spec.options.io),
         };
         View::over(spec, Arc::new(held))
     }
@@ -298,6 +323,14 @@ impl View {
         }
     }
 
+    /// For how long the kernel may believe what it is told of an inode.
+    fn lifetime_of(&self, inode: &Inode, trust: Trust) -> Duration {
+        match self.is_written_through(inode) {
+            true => Duration::ZERO,
+            false => self.lifetime(trust),
+        }
+    }
+
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -306,6 +339,11 @@ impl View {
     pub fn is_watched(&self) -> bool {
         let told = |layer: &Arc<Layer>| layer.is_upper() || layer.is_watched();
         self.options.watched && self.layers.iter().all(told)
+    }
+
+    /// Which way the kernel is to read and write.
+    pub fn io(&self) -> IoMode {
+        self.held.io
     }
 
     /// Every layer, in no order that means anything.
@@ -394,6 +432,7 @@ pub(crate) mod tests {
                 work: dir.join("work"),
                 lifetime: Duration::from_secs(1),
                 form: FormChoice::Auto,
+                io: IoMode::default(),
             },
             &Shared::for_a_look(),
         )

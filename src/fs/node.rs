@@ -8,6 +8,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
+use super::backing::Way;
 use crate::rules::{Pos, Text, UpperKind};
 
 /// A layer that has an object.
@@ -93,6 +94,8 @@ pub struct Node {
     pub opens: AtomicU32,
     /// The upper's own number of the object's copy, once it is known to be that; else 0.
     pub copied: AtomicU64,
+    /// Which way its contents come to the kernel, once it was opened.
+    pub(super) way: Mutex<Option<Box<Way>>>,
 }
 
 impl Node {
@@ -112,6 +115,7 @@ impl Node {
             copying: Mutex::new(()),
             opens: AtomicU32::new(0),
             copied: AtomicU64::new(0),
+            way: Mutex::new(None),
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use parking_lot::RwLock;
 use rustix::fs::OFlags;
 
+use super::backing::{Backing, Entered, Register, by_daemon};
 use super::resolve::Here;
 use super::upper::Data;
 use super::{Caller, Inode, Source, View};
@@ -40,41 +41,85 @@ impl OpenHow {
     }
 }
 
+/// What an open came to.
+#[derive(Debug)]
+pub struct Opened {
+    /// The handle's number.
+    pub handle: u64,
+    /// The kernel reads and writes this by itself.
+    pub backing: Option<Backing>,
+    /// What the kernel has of the contents is still good.
+    pub keeps_cache: bool,
+}
+
 /// An open regular file.
 #[derive(Debug)]
 pub struct OpenFile {
-    inode: Arc<Inode>,
+    entered: Entered,
     how: OpenHow,
-    /// Replaced when the file is copied up: a reader then sees later writes. `None` while it was
-    /// let go of, to be opened again when it is used.
-    file: RwLock<Option<Arc<OwnedFd>>>,
+    /// What serves requests. Replaced when the file is copied up: a reader then sees later writes.
+    /// Nothing while it was let go of, to be opened again when it is used.
+    file: RwLock<Served>,
     epoch: AtomicU32,
 }
 
+/// What an open file is reached by.
+#[derive(Debug)]
+pub(super) enum Served {
+    /// A descriptor to read and write.
+    File(Arc<OwnedFd>),
+    /// One that only names it (`O_PATH`): the kernel does the reading.
+    Object(Arc<OwnedFd>),
+    /// Its inode.
+    Nothing,
+}
+
 impl OpenFile {
-    pub(super) fn new(inode: Arc<Inode>, how: OpenHow, file: OwnedFd, epoch: u32) -> OpenFile {
-        inode.data.opens.fetch_add(1, Ordering::Relaxed);
-        let file = RwLock::new(Some(Arc::new(file)));
+    pub(super) fn new(entered: Entered, how: OpenHow, file: Served, epoch: u32) -> OpenFile {
+        let opens = &entered.inode().data.opens;
+        opens.fetch_add(1, Ordering::Relaxed);
         OpenFile {
-            inode,
+            entered,
             how,
-            file,
+            file: RwLock::new(file),
             epoch: AtomicU32::new(epoch),
         }
     }
 
-    /// The descriptor as it is, perhaps of before a copy-up.
-    pub(super) fn current(&self) -> Option<Arc<OwnedFd>> {
-        self.file.read().clone()
+    fn inode(&self) -> &Arc<Inode> {
+        self.entered.inode()
     }
 
-    /// Lets go of the descriptor, unless it is in use or could not be had again: contents that
-    /// were put together for this handle.
+    /// The descriptor as it is, perhaps of before a copy-up, perhaps only naming the file.
+    pub(super) fn current(&self) -> Option<Arc<OwnedFd>> {
+        match &*self.file.read() {
+            Served::File(fd) | Served::Object(fd) => Some(fd.clone()),
+            Served::Nothing => None,
+        }
+    }
+
+    /// The descriptor for I/O, if there is one that is good in an epoch. What the kernel reads and
+    /// writes by itself is the same file for as long as it is open.
+    fn serving(&self, epoch: u32) -> Res<Option<Arc<OwnedFd>>> {
+        let through = self.entered.backing.is_some();
+        let object = match &*self.file.read() {
+            Served::File(fd) if through || self.epoch.load(Ordering::Acquire) == epoch => {
+                return Ok(Some(fd.clone()));
+            }
+            Served::Object(object) => object.clone(),
+            _ => return Ok(None),
+        };
+        let file = Arc::new(obj::reopen(&*object, self.how.backing())?);
+        *self.file.write() = Served::File(file.clone());
+        Ok(Some(file))
+    }
+
+    /// Lets go of the descriptor, unless it could not be had again: contents that were put together
+    /// for this handle. Who is using it has it until then.
     fn let_go(&self) {
-        let again = matches!(self.inode.data.state.read().source, Source::One(_));
-        let mut file = self.file.write();
-        if again && file.as_ref().is_some_and(|fd| Arc::strong_count(fd) == 1) {
-            *file = None;
+        let again = matches!(self.inode().data.state.read().source, Source::One(_));
+        if again {
+            *self.file.write() = Served::Nothing;
         }
     }
 
@@ -83,38 +128,103 @@ impl OpenFile {
     }
 
     pub(super) fn is_of(&self, inode: &Inode) -> bool {
-        self.inode.number == inode.number
+        self.inode().number == inode.number
     }
 }
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        self.inode.data.opens.fetch_sub(1, Ordering::Relaxed);
+        self.inode().data.opens.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl View {
-    /// Opens a regular file; for writing, copies it up first. Returns the handle's number.
+    /// Opens a regular file where no kernel reads by itself. Returns the handle's number.
     ///
     /// # Errors
-    /// `EROFS` for a write outside writable zones; what copy-up and opening answer.
+    /// As [`View::open_by`].
     pub fn open(&self, number: u64, how: OpenHow, caller: Caller) -> Res<u64> {
+        let opened = self.open_by(number, how, caller, &by_daemon)?;
+        Ok(opened.handle)
+    }
+
+    /// Opens a regular file; for writing, copies it up first.
+    ///
+    /// # Errors
+    /// `EROFS` for a write outside writable zones; `ESTALE` where it is to be looked up again;
+    /// what copy-up and opening answer.
+    pub fn open_by(
+        &self,
+        number: u64,
+        how: OpenHow,
+        caller: Caller,
+        register: Register<'_>,
+    ) -> Res<Opened> {
         let inode = self.inode(number)?;
         let truncate = how.flags.contains(OFlags::TRUNC);
-        let (file, epoch) = if how.writes() || truncate {
+        let opened = if how.writes() || truncate {
             let data = if truncate { Data::Nothing } else { Data::Whole };
             let here = self.copy_up(&inode, data)?;
             let epoch = inode.data.state.read().epoch;
-            let file = self.open_upper(&here, how)?;
+            let file = Arc::new(self.open_copied(&here, how)?);
+            let entered = self.enter_open(&inode, &here, how, register, || Ok(&*file))?;
+            if entered.backing.is_some() {
+                allow_direct(&file, how)?;
+            }
             if truncate {
                 self.empty(&here, &file, how, caller)?;
             }
-            (file, epoch)
+            OpenFile::new(entered, how, Served::File(file), epoch)
         } else {
             let epoch = inode.data.state.read().epoch;
-            (self.open_to_read(&*self.object(&inode)?, how)?, epoch)
+            let here = match self.near_here(&inode) {
+                Some(here) => here,
+                None => self.object(&inode)?,
+            };
+            self.open_reader(&inode, here, how, register, epoch)?
         };
-        Ok(self.keep_open(OpenFile::new(inode, how, file, epoch)))
+        Ok(self.opened(opened))
+    }
+
+    fn open_reader(
+        &self,
+        inode: &Arc<Inode>,
+        here: Box<Here>,
+        how: OpenHow,
+        register: Register<'_>,
+        epoch: u32,
+    ) -> Res<OpenFile> {
+        // A FIFO or a device in the place of the file would be opened on the server.
+        if here.kind() != libc::S_IFREG {
+            return Err(Errno::STALE);
+        }
+        if here.upper.is_none() {
+            let file = self.open_to_read(&here, how)?;
+            let entered = self.enter_open(inode, &here, how, register, || Ok(&*file))?;
+            if entered.backing.is_some() {
+                allow_direct(&file, how)?;
+            }
+            return Ok(OpenFile::new(entered, how, Served::File(file), epoch));
+        }
+        let fd = self.reach(&here)?.ok_or(Errno::IO)?;
+        let entered = self.enter_open(inode, &here, how, register, || Ok(fd))?;
+        let served = if entered.backing.is_some() {
+            allow_direct(fd, how)?;
+            Served::Object(Arc::new(here.fd.into_inner().ok_or(Errno::IO)?))
+        } else {
+            Served::File(Arc::new(self.open_upper(&here, how)?))
+        };
+        Ok(OpenFile::new(entered, how, served, epoch))
+    }
+
+    /// What the kernel is told of an open file.
+    pub(super) fn opened(&self, file: OpenFile) -> Opened {
+        let (backing, keeps_cache) = (file.entered.backing.clone(), file.entered.keeps_cache);
+        Opened {
+            handle: self.keep_open(file),
+            backing,
+            keeps_cache,
+        }
     }
 
     /// O_TRUNC (FUSE_ATOMIC_O_TRUNC leaves it to us).
@@ -132,20 +242,39 @@ impl View {
         }
     }
 
-    fn open_upper(&self, here: &Here, how: OpenHow) -> Res<OwnedFd> {
+    /// What was just copied is open for reading and writing already, and may serve as it is.
+    fn open_copied(&self, here: &Here, how: OpenHow) -> Res<OwnedFd> {
+        let extra = OFlags::SYNC | OFlags::DSYNC | OFlags::NOATIME;
+        if let Some(fd) = here.fd.get()
+            && here.kind() == libc::S_IFREG
+            && !how.backing().intersects(extra)
+            && rustix::fs::fcntl_getfl(fd)? & (OFlags::ACCMODE | OFlags::PATH) == OFlags::RDWR
+        {
+            return rustix::io::fcntl_dupfd_cloexec(fd, 0);
+        }
+        self.open_upper(here, how)
+    }
+
+    pub(super) fn open_upper(&self, here: &Here, how: OpenHow) -> Res<OwnedFd> {
         if here.kind() != libc::S_IFREG {
             return Err(Errno::STALE);
         }
         obj::reopen(self.reach(here)?.ok_or(Errno::IO)?, how.backing())
     }
 
-    fn open_to_read(&self, here: &Here, how: OpenHow) -> Res<OwnedFd> {
+    pub(super) fn open_to_read(&self, here: &Here, how: OpenHow) -> Res<Arc<OwnedFd>> {
         // A FIFO or a device in the place of the file would be opened on the server.
         if here.kind() != libc::S_IFREG {
             return Err(Errno::STALE);
         }
         if here.upper.is_some() {
-            return self.open_upper(here, how);
+            return self.open_upper(here, how).map(Arc::new);
+        }
+        // What lost its name is reached by its descriptor alone.
+        if here.path.is_empty()
+            && let Some(fd) = here.fd.get()
+        {
+            return obj::reopen(fd, OFlags::NOATIME).map(Arc::new);
         }
         if let Source::Con(_) | Source::Empty = here.source {
             let whole = rustix::fs::memfd_create(c"con", rustix::fs::MemfdFlags::CLOEXEC)?;
@@ -153,43 +282,36 @@ impl View {
             for (part, size) in self.open_contents(here)? {
                 at += crate::sys::copy::range(&part, 0, &whole, at, size)?;
             }
-            return Ok(whole);
+            return Ok(Arc::new(whole));
+        }
+        if let Source::One(src) = here.source
+            && !self.layer_is_upper(src.layer)
+        {
+            let zone = self.rules.zone(here.pos.zone);
+            let at = self.layer_path(zone, &here.path, src);
+            let stat = &here.attr.stat;
+            return self.layer(src).read_file(&at, (stat.dev, stat.ino));
         }
         let mut parts = self.open_contents(here)?;
-        parts.pop().map(|(fd, _)| fd).ok_or(Errno::IO)
+        parts.pop().map(|(fd, _)| Arc::new(fd)).ok_or(Errno::IO)
     }
 
     /// The descriptor that serves a request: the handle's, brought up to date after a copy-up; for
-    /// a handle that is not known, one opened for this request.
+    /// a handle that is not known, one of the inode's.
     pub(super) fn file(&self, number: u64, handle: u64, write: bool) -> Res<Arc<OwnedFd>> {
         let Some(open) = self.held.files.get(handle) else {
-            let inode = self.inode(number)?;
-            if write {
-                let here = self.copy_up(&inode, Data::Whole)?;
-                let how = OpenHow {
-                    flags: OFlags::RDWR,
-                };
-                return self.open_upper(&here, how).map(Arc::new);
-            }
-            let how = OpenHow {
-                flags: OFlags::RDONLY,
-            };
-            return self.open_to_read(&*self.object(&inode)?, how).map(Arc::new);
+            return self.file_of_none(&self.inode(number)?, write);
         };
-        let epoch = open.inode.data.state.read().epoch;
-        let current = open
-            .current()
-            .filter(|_| open.epoch.load(Ordering::Acquire) == epoch);
-        if let Some(file) = current {
+        let epoch = open.inode().data.state.read().epoch;
+        if let Some(file) = open.serving(epoch)? {
             return Ok(file);
         }
-        let here = self.object(&open.inode)?;
+        let here = self.object(open.inode())?;
         let file = match open.how.writes() {
-            true => self.open_upper(&here, open.how)?,
+            true => Arc::new(self.open_upper(&here, open.how)?),
             false => self.open_to_read(&here, open.how)?,
         };
-        let file = Arc::new(file);
-        *open.file.write() = Some(file.clone());
+        *open.file.write() = Served::File(file.clone());
         open.epoch.store(epoch, Ordering::Release);
         Ok(file)
     }
@@ -206,9 +328,21 @@ impl View {
         number
     }
 
-    /// Lets go of a handle.
-    pub fn release(&self, handle: u64) {
-        self.held.files.remove(handle);
+    /// Lets go of a handle. An inode whose attributes the kernel is to be told are void comes back:
+    /// it was written to by the kernel itself, which does not know what a mapping did to its times.
+    pub fn release(&self, handle: u64) -> Option<u64> {
+        let file = self.held.files.remove(handle)?;
+        let through = file.entered.backing.is_some();
+        (through && file.writes()).then(|| file.inode().number)
+    }
+}
+
+/// Where the kernel reads by itself, O_DIRECT is between it and the layer's file system: what that
+/// does not have would be an EIO.
+fn allow_direct(fd: &OwnedFd, how: OpenHow) -> Res<()> {
+    match how.flags.contains(OFlags::DIRECT) {
+        true => obj::reopen(fd, how.backing() | OFlags::DIRECT).map(drop),
+        false => Ok(()),
     }
 }
 

@@ -150,7 +150,12 @@ impl View {
     pub(super) fn known(&self, here: &Here) -> Option<std::sync::Arc<Inode>> {
         let number = here.attr.number;
         if here.upper.is_some() || !id::is_of_path(number) {
-            return self.held.inodes.get(number);
+            let known = self.held.inodes.get(number);
+            // A file that lost its name to another, and is open, keeps its number.
+            let lost = |inode: &Inode| id::is_of_path(number) && inode.is_nameless();
+            if !known.as_deref().is_some_and(lost) {
+                return known;
+            }
         }
         let salted = (0..MAX_SALT).map(|salt| id::of_path(&here.path, salt));
         salted

@@ -500,7 +500,7 @@ impl View {
     }
 
     /// Is what was found of an inode still good?
-    fn is_fresh(&self, state: &State) -> bool {
+    pub(super) fn is_fresh(&self, state: &State) -> bool {
         state.checked.is_some_and(|checked| {
             checked.generation == self.generation()
                 && (checked.lasting || checked.at.elapsed() < self.options.lifetime)

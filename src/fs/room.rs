@@ -40,6 +40,7 @@ impl View {
             if inode.data.opens.load(Ordering::Relaxed) > 0 {
                 self.note_removed(&inode);
             } else if inode.is_nameless() {
+                self.held.handless.let_go(inode.number);
                 any |= inode.data.state.write().orphan.take().is_some();
             }
         }

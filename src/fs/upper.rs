@@ -304,6 +304,7 @@ impl View {
         let orphan = self.keep_orphan(here);
         self.held.inodes.unlink(&inode, parent, name);
         if inode.is_nameless() {
+            self.held.handless.let_go(inode.number);
             let regular = {
                 let mut state = inode.data.state.write();
                 state.orphan = orphan;

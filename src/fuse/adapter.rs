@@ -3,14 +3,15 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use fuser::{
     FopenFlags, Generation, INodeNo, InitFlags, ReplyEmpty, ReplyEntry, ReplyXattr, Request,
 };
 
-use super::reply;
-use crate::fs::{Caller, Entry, OpenHow, Root, View};
+use super::io::IoNow;
+use super::{Notifier, reply};
+use crate::fs::{Caller, Entry, OpenHow, Opened, Root, View};
 use crate::metrics::{self, Begun, Node, Op};
 use crate::pool::Pool;
 use crate::sys::{Errno, Res};
@@ -21,14 +22,18 @@ pub struct Adapter {
     root: Arc<Root>,
     /// The kernel opens directories without asking.
     pub(super) no_opendir: bool,
+    pub(super) io: Arc<IoNow>,
+    pub(super) notifier: OnceLock<Notifier>,
     pool: Arc<Pool>,
     pub(super) node: Arc<Node>,
 }
 
 /// What the view cannot do without. Each is asked for alone: asking for several where one is
 /// missing gets none (fuser's `add_capabilities`).
-pub(super) const REQUIRED: [InitFlags; 2] =
-    [InitFlags::FUSE_DONT_MASK, InitFlags::FUSE_ATOMIC_O_TRUNC];
+pub(super) const REQUIRED: [InitFlags; 1] = [InitFlags::FUSE_DONT_MASK];
+
+/// As well, where the kernel tells of opens.
+pub(super) const REQUIRED_OPENING: [InitFlags; 1] = [InitFlags::FUSE_ATOMIC_O_TRUNC];
 
 /// What makes it better.
 pub(super) const WANTED: [InitFlags; 5] = [
@@ -56,9 +61,12 @@ impl Adapter {
     /// An adapter whose long work (copying up large files) runs on `pool`.
     pub fn new(root: Arc<Root>, pool: Arc<Pool>) -> Adapter {
         let node = Node::unobserved(root.view().name());
+        let io = Arc::new(IoNow::new(root.view().io()));
         Adapter {
             root,
             no_opendir: false,
+            io,
+            notifier: OnceLock::new(),
             pool,
             node,
         }
@@ -70,6 +78,11 @@ impl Adapter {
         Adapter { node, ..self }
     }
 
+    /// Which way the kernel reads and writes, as it turns out.
+    pub fn io(&self) -> Arc<IoNow> {
+        self.io.clone()
+    }
+
     /// The view that serves now.
     pub(super) fn view(&self) -> arc_swap::Guard<Arc<View>> {
         self.root.view()
@@ -78,6 +91,16 @@ impl Adapter {
     /// The node's name.
     pub fn name(&self) -> String {
         self.view().name().to_owned()
+    }
+
+    /// The kernel wrote to it by itself: what it has of its attributes may be old.
+    pub(super) fn forget_attributes(&self, number: u64) {
+        let Some(notifier) = self.notifier.get() else {
+            return;
+        };
+        if let Err(error) = notifier.attributes(number) {
+            tracing::debug!(number, %error, "the kernel was not told of new times");
+        }
     }
 
     pub(super) fn guarded(&self, op: Op, number: INodeNo, work: impl FnOnce()) {
@@ -201,11 +224,12 @@ pub(super) fn absent() {
 }
 
 /// FLUSH is a round trip at each close: it is asked for where a store may have something to say.
-pub(super) fn open_flags(view: &View, number: u64, how: OpenHow) -> FopenFlags {
-    match view.closes_quietly(number, how) {
-        true => FopenFlags::FOPEN_NOFLUSH,
-        false => FopenFlags::empty(),
-    }
+/// What the kernel has of the contents goes at an open unless it is known to be good.
+pub(super) fn open_flags(view: &View, number: u64, how: OpenHow, opened: &Opened) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_NOFLUSH, view.closes_quietly(number, how));
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keeps_cache);
+    flags
 }
 
 pub(super) fn caller(req: &Request) -> Caller {

@@ -1,28 +1,36 @@
 //! fuser's trait over a [`View`]: each request is decoded, served and answered.
 
 use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BackingId, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::adapter::{
-    Adapter, REQUIRED, UNWATCHED, WANTED, WATCHED, absent, caller, failed, kills_suid, open_flags,
+    Adapter, REQUIRED, REQUIRED_OPENING, UNWATCHED, WANTED, WATCHED, absent, caller, failed,
+    kills_suid, open_flags,
 };
 use super::reply;
-use crate::fs::{Answer, Changes, OpenHow, View};
+use crate::fs::{Answer, Changes, IoMode, OpenHow, View};
 use crate::metrics::Op;
 use crate::sys::Errno;
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        for flag in REQUIRED {
+        let mode = self.view().io();
+        let opening: &[InitFlags] = match mode {
+            // What is truncated at an open that is not told of comes as a change of attributes.
+            IoMode::Cached => &[],
+            _ => &REQUIRED_OPENING,
+        };
+        for &flag in REQUIRED.iter().chain(opening) {
             config.add_capabilities(flag).map_err(|missing| {
                 tracing::error!(?missing, "this kernel's FUSE lacks what a view needs");
                 std::io::Error::from_raw_os_error(libc::EPROTO)
@@ -38,6 +46,17 @@ impl Filesystem for Adapter {
                 Ok(()) if flag == InitFlags::FUSE_NO_OPENDIR_SUPPORT => self.no_opendir = true,
                 Ok(()) => {}
                 Err(missing) => tracing::info!(?missing, "not offered by this kernel"),
+            }
+        }
+        if mode == IoMode::Passthrough {
+            // One level: a view can still be a layer of an overlayfs.
+            let offered = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+                && config.set_max_stack_depth(1).is_ok();
+            match offered {
+                true => self.io.offer(),
+                false => {
+                    tracing::info!("this kernel has no passthrough: the daemon reads and writes")
+                }
             }
         }
         Ok(())
@@ -248,11 +267,30 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.io.mode() == IoMode::Cached {
+            // The kernel does not ask again (fs/fuse/file.c, fuse_file_open).
+            return reply.error(fuser::Errno::ENOSYS);
+        }
         let how = OpenHow::from_raw(flags.0);
         let caller = caller(req);
-        let open = move |view: &View| match view.open(ino.0, how, caller) {
-            Ok(handle) => reply.opened(FileHandle(handle), open_flags(view, ino.0, how)),
-            Err(e) => reply.error(failed(view, Op::Open, ino.0, e)),
+        let io = self.io.clone();
+        let open = move |view: &View| {
+            let hand =
+                |fd: BorrowedFd<'_>, device| io.register(fd, device, |fd| reply.open_backing(fd));
+            match view.open_by(ino.0, how, caller, &hand) {
+                Ok(opened) => {
+                    let flags = open_flags(view, ino.0, how, &opened);
+                    match opened
+                        .backing
+                        .as_ref()
+                        .and_then(|b| b.downcast_ref::<BackingId>())
+                    {
+                        Some(id) => reply.opened_passthrough(FileHandle(opened.handle), flags, id),
+                        None => reply.opened(FileHandle(opened.handle), flags),
+                    }
+                }
+                Err(e) => reply.error(failed(view, Op::Open, ino.0, e)),
+            }
         };
         if how.writes() {
             self.aside(Op::Open, ino, open);
@@ -296,6 +334,20 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if fh.0 == 0 {
+            // No open was told of: this may be the first that is heard of writing, and copy it up.
+            let (data, node) = (data.to_vec(), self.node.clone());
+            return self.aside(Op::Write, ino, move |view| {
+                let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+                match view.write(ino.0, fh.0, offset, &data, kill) {
+                    Ok(n) => {
+                        node.written(n);
+                        reply.written(n as u32);
+                    }
+                    Err(e) => reply.error(failed(view, Op::Write, ino.0, e)),
+                }
+            });
+        }
         self.guarded(Op::Write, ino, || {
             let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
             match self.view().write(ino.0, fh.0, offset, data, kill) {
@@ -332,7 +384,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded(Op::Release, ino, || {
-            self.view().release(fh.0);
+            if let Some(number) = self.view().release(fh.0) {
+                self.forget_attributes(number);
+            }
             reply.ok();
         });
     }
@@ -510,17 +564,27 @@ impl Filesystem for Adapter {
         self.guarded(Op::Create, parent, || {
             let how = OpenHow::from_raw(flags);
             let name = name.as_bytes();
-            match self
-                .view()
-                .create(parent.0, name, mode, umask, how, caller(req))
-            {
-                Ok((entry, handle)) => reply.created(
-                    &entry.lifetime,
-                    &reply::attr(&entry.attr),
-                    Generation(0),
-                    FileHandle(handle),
-                    open_flags(&self.view(), entry.attr.number, how),
-                ),
+            let hand = |fd: BorrowedFd<'_>, device| {
+                self.io.register(fd, device, |fd| reply.open_backing(fd))
+            };
+            let at = (parent.0, name);
+            let view = self.view();
+            match view.create_by(at, (mode, umask), how, caller(req), &hand) {
+                Ok((entry, opened)) => {
+                    let (ttl, attr) = (&entry.lifetime, &reply::attr(&entry.attr));
+                    let flags = open_flags(&view, entry.attr.number, how, &opened);
+                    let handle = FileHandle(opened.handle);
+                    match opened
+                        .backing
+                        .as_ref()
+                        .and_then(|b| b.downcast_ref::<BackingId>())
+                    {
+                        Some(id) => {
+                            reply.created_passthrough(ttl, attr, Generation(0), handle, flags, id)
+                        }
+                        None => reply.created(ttl, attr, Generation(0), handle, flags),
+                    }
+                }
                 Err(e) => reply.error(failed(&self.view(), Op::Create, parent.0, e)),
             }
         });
@@ -536,13 +600,17 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.guarded(Op::Fallocate, ino, || {
-            let kill = kills_suid(req);
-            let done = self
-                .view()
-                .fallocate(ino.0, fh.0, offset, length, mode as u32, kill);
-            self.done(Op::Fallocate, ino, done, reply);
-        });
+        let kill = kills_suid(req);
+        let work =
+            move |view: &View| match view.fallocate(ino.0, fh.0, offset, length, mode as u32, kill)
+            {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(failed(view, Op::Fallocate, ino.0, e)),
+            };
+        match fh.0 {
+            0 => self.aside(Op::Fallocate, ino, work),
+            _ => self.guarded(Op::Fallocate, ino, || work(&self.view())),
+        }
     }
 
     fn lseek(

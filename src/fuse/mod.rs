@@ -3,10 +3,12 @@
 
 mod adapter;
 mod filesystem;
+mod io;
 mod mount;
 mod notify;
 mod reply;
 
 pub use adapter::Adapter;
+pub use io::IoNow;
 pub use mount::{Leave, MountError, MountPoint, clear_dead, mount, mount_id, unmount, unmount_how};
 pub use notify::Notifier;

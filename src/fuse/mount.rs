@@ -2,10 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fuser::{Config, Session, SessionACL};
 
-use super::{Adapter, Notifier};
+use super::{Adapter, IoNow, Notifier};
 use crate::sys::{Errno, fusemount};
 
 /// Why a view could not be mounted.
@@ -50,6 +51,7 @@ fn point_hint(error: &io::Error) -> &'static str {
 pub struct MountPoint {
     session: Session<Adapter>,
     notifier: Notifier,
+    io: Arc<IoNow>,
 }
 
 /// Mounts; requests wait until [`MountPoint::run`].
@@ -82,8 +84,15 @@ pub fn mount(adapter: Adapter, point: &Path, threads: usize) -> Result<MountPoin
             return Err(error);
         }
     };
+    let io = adapter.io();
+    // Nobody has set it: the adapter is mounted once.
+    adapter.notifier.get_or_init(|| notifier.clone());
     match Session::from_fd(adapter, device, SessionACL::All, config) {
-        Ok(session) => Ok(MountPoint { session, notifier }),
+        Ok(session) => Ok(MountPoint {
+            session,
+            notifier,
+            io,
+        }),
         Err(error) => {
             unmount(point).map_err(|e| refused(e.into()))?;
             Err(refused(error))
@@ -151,12 +160,19 @@ impl MountPoint {
         self.notifier.clone()
     }
 
+    /// Which way the kernel reads and writes, also later.
+    pub fn io(&self) -> Arc<IoNow> {
+        self.io.clone()
+    }
+
     /// Serves until the view is unmounted.
     ///
     /// # Errors
     /// What reading requests answers, other than that the view was unmounted.
     pub fn run(self) -> io::Result<()> {
-        let MountPoint { session, notifier } = self;
+        let MountPoint {
+            session, notifier, ..
+        } = self;
         drop(notifier);
         session.run()
     }

@@ -2,7 +2,7 @@
 //! here: the crate's own notifier knows neither of expiry nor of epochs (include/uapi/linux/fuse.h,
 //! `fuse_out_header`, with the kind of message for an errno and no `unique`).
 //!
-//! Never to be sent with a lock held, nor by the thread that answers requests: the kernel waits for
+//! Never to be sent with a lock held, nor (but for [`Notifier::attributes`]) by the thread that answers requests: the kernel waits for
 //! requests in the directory that a message is about.
 
 use std::io::IoSlice;
@@ -54,6 +54,18 @@ impl Notifier {
             // One by one: the kernel knows no such message.
             Notice::Tree(_) => Ok(()),
         }
+    }
+
+    /// Tells that an inode's attributes are void, its contents not. The kernel waits for nothing
+    /// then, so that the thread that answers requests may send it.
+    ///
+    /// # Errors
+    /// As [`Notifier::tell`].
+    pub(super) fn attributes(&self, number: u64) -> Res<()> {
+        let mut body = [0; 24];
+        body[..8].copy_from_slice(&number.to_ne_bytes());
+        body[8..16].copy_from_slice(&(-1i64).to_ne_bytes());
+        self.send(INVAL_INODE, &body, None)
     }
 
     /// Tells of a name.

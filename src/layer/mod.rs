@@ -5,6 +5,7 @@
 //! layers, rules, inode numbers' meaning, or FUSE.
 
 pub mod copyup;
+mod files;
 mod held;
 mod lock;
 pub mod machinery;
@@ -102,6 +103,8 @@ pub struct Layer {
     lock: OnceLock<[lock::Lock; 2]>,
     /// Directories of an upper that are in use.
     held: held::Held,
+    /// Files of a lower layer that were read lately.
+    files: files::Files,
     /// liteimg has been run on it: chains into `.statelite/tmpfs` are read through.
     liteimg: bool,
 }
@@ -119,6 +122,7 @@ impl Layer {
             trying: parking_lot::Mutex::new(()),
             lock: OnceLock::new(),
             held: held::Held::default(),
+            files: files::Files::default(),
             liteimg: false,
         };
         layer.liteimg = layer.spec.upper.is_none()

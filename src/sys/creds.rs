@@ -109,6 +109,41 @@ fn fs_capabilities() -> CapabilitySet {
         | CapabilitySet::LINUX_IMMUTABLE
 }
 
+/// Puts a capability back when it is dropped.
+struct Raise(CapabilitySets);
+
+impl Drop for Raise {
+    fn drop(&mut self) {
+        if let Err(error) = rustix::thread::set_capabilities(None, self.0) {
+            // It stays in the permitted set, from where it may always be raised.
+            tracing::error!(%error, "a capability that was put aside is not back");
+        }
+    }
+}
+
+/// Runs `work` without CAP_FSETID: a file that is opened by it, or with the credentials that it
+/// leaves, loses setuid and setgid bits when it is written to.
+///
+/// # Errors
+/// capset(2)'s.
+pub fn killing_suid<T>(work: impl FnOnce() -> T) -> Res<T> {
+    let caps = match CAPS.get() {
+        Some(caps) => caps,
+        None => {
+            let caps = rustix::thread::capabilities(None)?;
+            CAPS.set(Some(caps));
+            caps
+        }
+    };
+    let mut without = caps;
+    without.effective -= CapabilitySet::FSETID;
+    rustix::thread::set_capabilities(None, without)?;
+    let raise = Raise(caps);
+    let result = work();
+    drop(raise);
+    Ok(result)
+}
+
 /// Makes the process create with the modes it asks for. Request threads do it for themselves;
 /// this is for the thread that copies up before the first request.
 pub fn clear_umask() {

@@ -1,0 +1,337 @@
+//! Which way the contents of an open file come to the kernel: through this daemon, or straight out
+//! of a layer's file (FUSE passthrough).
+//!
+//! While an inode is open, the kernel allows one way only, and only one backing file: any other
+//! open is EIO there (fs/fuse/iomode.c). So each inode counts its opens by their way. The count
+//! goes up before the kernel is told of an open, and down after the kernel has told of its end: it
+//! may be high for a moment, and never low.
+//!
+//! May not: know how a file is registered with the kernel. The adapter does that ([`Register`]).
+
+use std::any::Any;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::resolve::Here;
+use super::{Inode, IoMode, OpenHow, Source, View};
+use crate::rules::UpperKind;
+use crate::sys::{Errno, Res};
+use rustix::fs::OFlags;
+
+/// A file that the kernel reads and writes by itself, for as long as this is kept.
+pub type Backing = Arc<dyn Any + Send + Sync>;
+
+/// Hands a file (perhaps only named by its descriptor, `O_PATH`) on a device to the kernel; `None`
+/// where the kernel does not take it.
+pub type Register<'r> = &'r dyn Fn(BorrowedFd<'_>, u64) -> Option<Backing>;
+
+/// A [`Register`] where no kernel is there that could read and write by itself.
+pub fn by_daemon(_: BorrowedFd<'_>, _: u64) -> Option<Backing> {
+    None
+}
+
+/// Device and inode of a layer's file.
+pub(super) type File = (u64, u64);
+
+/// How an inode is open now.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    now: Now,
+    /// The file whose contents may still be in the kernel's page cache, where it is told of every
+    /// change of them.
+    cached: Option<File>,
+}
+
+#[derive(Debug, Default)]
+enum Now {
+    #[default]
+    Closed,
+    /// So often, through the daemon.
+    Daemon(u32),
+    /// So often, in one file of a layer.
+    Through {
+        opens: u32,
+        writers: u32,
+        backing: Backing,
+        file: File,
+        /// The upper that has it.
+        upper: Option<UpperKind>,
+    },
+}
+
+/// One open of an inode, counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct Entered {
+    inode: Arc<Inode>,
+    pub(super) backing: Option<Backing>,
+    /// What the kernel has of the contents is still good.
+    pub(super) keeps_cache: bool,
+    writes: bool,
+}
+
+impl Entered {
+    pub(super) fn inode(&self) -> &Arc<Inode> {
+        &self.inode
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut way = self.inode.data.way.lock();
+        let Some(way) = way.as_mut() else { return };
+        let last = match &mut way.now {
+            Now::Closed => false,
+            Now::Daemon(opens) => {
+                *opens -= 1;
+                *opens == 0
+            }
+            Now::Through { opens, writers, .. } => {
+                *opens -= 1;
+                *writers -= u32::from(self.writes);
+                *opens == 0
+            }
+        };
+        if last {
+            // Our own reference keeps the backing until the lock is free.
+            way.now = Now::Closed;
+        }
+    }
+}
+
+/// An open that cannot be had: another file than the one that the kernel has open.
+struct Other;
+
+impl Way {
+    /// Counts an open; `None` where it would be the first one, and could go past the daemon.
+    fn enter(&mut self, wish: &Wish, backing: Option<Backing>) -> Option<Result<Counted, Other>> {
+        let counted = match (&mut self.now, backing) {
+            (Now::Daemon(opens), _) => {
+                *opens += 1;
+                None
+            }
+            (Now::Through { file, .. }, _) if Some(*file) != wish.file => return Some(Err(Other)),
+            (
+                Now::Through {
+                    opens,
+                    writers,
+                    backing,
+                    ..
+                },
+                _,
+            ) => {
+                *opens += 1;
+                *writers += u32::from(wish.writes);
+                Some(backing.clone())
+            }
+            (Now::Closed, None) if wish.through => return None,
+            (now @ Now::Closed, backing) => {
+                *now = match (&backing, wish.file) {
+                    (Some(backing), Some(file)) => Now::Through {
+                        opens: 1,
+                        writers: u32::from(wish.writes),
+                        backing: backing.clone(),
+                        file,
+                        upper: wish.upper,
+                    },
+                    _ => Now::Daemon(1),
+                };
+                backing.filter(|_| wish.file.is_some())
+            }
+        };
+        let mut keeps_cache = false;
+        if counted.is_some() {
+            self.cached = None;
+        } else {
+            let lasting = wish.file.filter(|_| wish.lasting);
+            keeps_cache = lasting.is_some() && self.cached == lasting;
+            self.cached = lasting;
+        }
+        Some(Ok(Counted {
+            backing: counted,
+            keeps_cache,
+        }))
+    }
+}
+
+struct Counted {
+    backing: Option<Backing>,
+    keeps_cache: bool,
+}
+
+/// What an open is of.
+struct Wish {
+    /// The layer's file, if it is one.
+    file: Option<File>,
+    /// That cannot become another one while it is open.
+    through: bool,
+    writes: bool,
+    upper: Option<UpperKind>,
+    /// The kernel is told of every change of it.
+    lasting: bool,
+}
+
+/// The most files of lower layers that the kernel keeps open for us while nobody has them open.
+const MOST: usize = 128;
+
+/// Backings of lower layers' files, so that opening one again costs no system call.
+#[derive(Debug)]
+pub(super) struct Kept(Mutex<LruCache<File, Backing>>);
+
+impl Default for Kept {
+    fn default() -> Self {
+        Kept(Mutex::new(LruCache::unbounded()))
+    }
+}
+
+impl Kept {
+    fn get(&self, file: File) -> Option<Backing> {
+        self.0.lock().get(&file).cloned()
+    }
+
+    fn put(&self, file: File, backing: Backing) {
+        let mut kept = self.0.lock();
+        let before = kept.put(file, backing);
+        let oldest = match kept.len() > MOST {
+            true => kept.pop_lru(),
+            false => None,
+        };
+        // Letting go of one is a system call.
+        drop(kept);
+        drop((before, oldest));
+    }
+}
+
+impl View {
+    /// Which file of a layer this is, if it is one.
+    fn file_of(&self, inode: &Inode, here: &Here) -> Option<File> {
+        let one = matches!(here.source, Source::One(_)) || inode.is_nameless();
+        (one && here.kind() == libc::S_IFREG).then_some((here.attr.stat.dev, here.attr.stat.ino))
+    }
+
+    /// May the kernel read and write this by itself? Only what cannot be copied up, or was already.
+    /// A file with setuid or setgid bits stays with the daemon, which knows who writes: through a
+    /// backing the kernel takes the bits from everybody, or from nobody.
+    fn may_go_through(&self, here: &Here, how: OpenHow) -> bool {
+        if self.held.io != IoMode::Passthrough
+            || !matches!(here.source, Source::One(_))
+            || how.flags.contains(OFlags::DIRECT)
+        {
+            return false;
+        }
+        match here.upper {
+            Some(upper) => {
+                self.writable(here.pos) == Ok(upper) && here.attr.stat.mode & 0o6000 == 0
+            }
+            None => self.rules.zone(here.pos.zone).writes_to().is_none(),
+        }
+    }
+
+    /// Counts an open of what was found, and settles which way it goes. `fd` is asked for where
+    /// the file has to be handed to the kernel.
+    ///
+    /// # Errors
+    /// `ESTALE` where the kernel has another file open by this number: that one has lost its name
+    /// then, and the kernel finds a new number when it looks again.
+    pub(super) fn enter_open<F: AsFd>(
+        &self,
+        inode: &Arc<Inode>,
+        here: &Here,
+        how: OpenHow,
+        register: Register<'_>,
+        fd: impl FnOnce() -> Res<F>,
+    ) -> Res<Entered> {
+        let mut wish = Wish {
+            file: self.file_of(inode, here),
+            through: self.may_go_through(here, how),
+            writes: how.writes(),
+            upper: here.upper.map(|upper| self.kind_of(upper)),
+            lasting: here.trust.lasting,
+        };
+        let first = inode
+            .data
+            .way
+            .lock()
+            .get_or_insert_default()
+            .enter(&wish, None);
+        let counted = match first {
+            Some(counted) => counted,
+            None => {
+                // Two who come at once both hand it to the kernel, and one of them in vain.
+                let backing = self.backing(here, &wish, register, fd)?;
+                wish.through = false;
+                let mut way = inode.data.way.lock();
+                let entered = way.get_or_insert_default().enter(&wish, backing);
+                entered.ok_or(Errno::IO)?
+            }
+        };
+        let Ok(Counted {
+            backing,
+            keeps_cache,
+        }) = counted
+        else {
+            if !inode.is_nameless() {
+                self.displace_open(inode);
+            }
+            return Err(Errno::STALE);
+        };
+        Ok(Entered {
+            inode: inode.clone(),
+            backing,
+            keeps_cache,
+            writes: wish.writes,
+        })
+    }
+
+    fn backing<F: AsFd>(
+        &self,
+        here: &Here,
+        wish: &Wish,
+        register: Register<'_>,
+        fd: impl FnOnce() -> Res<F>,
+    ) -> Res<Option<Backing>> {
+        let Some(file) = wish.file else {
+            return Ok(None);
+        };
+        // A file of an upper gives its space back when it is removed and closed.
+        let keeps = here
+            .top()
+            .is_some_and(|src| !self.layer_is_upper(src.layer));
+        if keeps && let Some(backing) = self.held.backings.get(file) {
+            return Ok(Some(backing));
+        }
+        let fd = fd()?;
+        let backing = match here.upper {
+            // Whoever writes: the setuid bits that a file gets while it is open go.
+            Some(_) => crate::sys::creds::killing_suid(|| register(fd.as_fd(), file.0))?,
+            None => register(fd.as_fd(), file.0),
+        };
+        if keeps && let Some(backing) = &backing {
+            self.held.backings.put(file, backing.clone());
+        }
+        Ok(backing)
+    }
+
+    /// The file that the kernel itself reads and writes by an inode's number, and the upper that
+    /// has it.
+    pub(super) fn through(&self, inode: &Inode) -> Option<(File, Option<UpperKind>)> {
+        match inode.data.way.lock().as_deref() {
+            Some(Way {
+                now: Now::Through { file, upper, .. },
+                ..
+            }) => Some((*file, *upper)),
+            _ => None,
+        }
+    }
+
+    /// Does the kernel write to it by itself? Then it does not know the times that stores through
+    /// a mapping leave (fs/fuse/passthrough.c tells its cache of attributes of writes alone).
+    pub(super) fn is_written_through(&self, inode: &Inode) -> bool {
+        matches!(
+            inode.data.way.lock().as_deref(),
+            Some(Way { now: Now::Through { writers, .. }, .. }) if *writers > 0
+        )
+    }
+}

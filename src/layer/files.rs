@@ -1,0 +1,110 @@
+//! Regular files of a lower layer that were read lately, kept open and shared: a file that many
+//! nodes open, or one node opens again and again, is opened once.
+//!
+//! A descriptor counts only for the file (device and inode) that was just found at its path. A root
+//! that is not the same any more takes all of them along (SEMANTICS section 8).
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+
+use super::Layer;
+use crate::sys::obj;
+use crate::sys::{Errno, Res};
+
+/// Each costs a descriptor.
+const MOST: usize = 512;
+/// What nobody asked for in so long is let go of when something else is opened.
+const IDLE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct Kept {
+    fd: Arc<OwnedFd>,
+    file: (u64, u64),
+    used: Instant,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Whose files these are.
+    root: Option<Arc<OwnedFd>>,
+    files: LruCache<Box<[u8]>, Kept>,
+}
+
+/// The files of one layer.
+#[derive(Debug)]
+pub(super) struct Files(Mutex<State>);
+
+impl Default for Files {
+    fn default() -> Self {
+        Files(Mutex::new(State {
+            root: None,
+            files: LruCache::unbounded(),
+        }))
+    }
+}
+
+impl Layer {
+    /// A regular file, open for reading, that may be shared: the one that was just found at `path`
+    /// with this device and inode.
+    ///
+    /// # Errors
+    /// openat2(2)'s; `ESTALE` where another file has come to be there.
+    pub fn read_file(&self, path: &[u8], file: (u64, u64)) -> Res<Arc<OwnedFd>> {
+        let root = match self.root() {
+            Ok(root) => root,
+            Err(e) => {
+                let mut state = self.files.0.lock();
+                state.root = None;
+                let gone = std::mem::replace(&mut state.files, LruCache::unbounded());
+                drop(state);
+                drop(gone);
+                return Err(e);
+            }
+        };
+        {
+            let mut state = self.files.0.lock();
+            let same = state.root.as_ref().is_some_and(|at| Arc::ptr_eq(at, &root));
+            if !same {
+                state.root = Some(root.clone());
+                state.files.clear();
+            } else if let Some(kept) = state.files.get_mut(path)
+                && kept.file == file
+            {
+                kept.used = Instant::now();
+                return Ok(kept.fd.clone());
+            }
+        }
+        let fd = self.open_regular(path, OFlags::RDONLY)?;
+        let stat = obj::stat(&fd)?;
+        if (stat.dev, stat.ino) != file {
+            return Err(Errno::STALE);
+        }
+        let (fd, used) = (Arc::new(fd), Instant::now());
+        let kept = Kept {
+            fd: fd.clone(),
+            file,
+            used,
+        };
+        let mut gone = Vec::new();
+        let mut state = self.files.0.lock();
+        if state.root.as_ref().is_some_and(|at| Arc::ptr_eq(at, &root)) {
+            gone.extend(state.files.put(path.into(), kept));
+            while state.files.len() > MOST
+                || state
+                    .files
+                    .peek_lru()
+                    .is_some_and(|(_, kept)| kept.used + IDLE < used)
+            {
+                gone.extend(state.files.pop_lru().map(|(_, kept)| kept));
+            }
+        }
+        drop(state);
+        drop(gone);
+        Ok(fd)
+    }
+}
