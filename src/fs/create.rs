@@ -132,6 +132,7 @@ impl View {
             },
             attr: Attr { number, stat },
             fd: OnceCell::new(),
+            open: None,
             upper: Some(place.upper),
             target: None,
             trust: self.own_trust(),
@@ -177,7 +178,7 @@ impl View {
         let epoch = inode.data.state.read().epoch;
         Ok((
             entry,
-            self.keep_open(OpenFile::new(inode, how, file, epoch)),
+            self.keep_open(OpenFile::new(inode, how, Arc::new(file), epoch)),
         ))
     }
 

@@ -147,8 +147,7 @@ impl View {
             .into_iter()
             .find(|file| file.is_of(known));
         let copy = file
-            .and_then(|file| file.current())
-            .and_then(|fd| fd.try_clone().ok());
+            .and_then(|file| file.current());
         let path = known.path().unwrap_or_default().into();
         let orphan = copy.map(|fd| Orphan {
             fd,

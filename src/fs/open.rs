@@ -52,9 +52,9 @@ pub struct OpenFile {
 }
 
 impl OpenFile {
-    pub(super) fn new(inode: Arc<Inode>, how: OpenHow, file: OwnedFd, epoch: u32) -> OpenFile {
+    pub(super) fn new(inode: Arc<Inode>, how: OpenHow, file: Arc<OwnedFd>, epoch: u32) -> OpenFile {
         inode.data.opens.fetch_add(1, Ordering::Relaxed);
-        let file = RwLock::new(Some(Arc::new(file)));
+        let file = RwLock::new(Some(file));
         OpenFile {
             inode,
             how,
@@ -76,6 +76,14 @@ impl OpenFile {
         if again && file.as_ref().is_some_and(|fd| Arc::strong_count(fd) == 1) {
             *file = None;
         }
+    }
+
+    /// The descriptor that writes to the inode's object as it is in this epoch, and what it is
+    /// open for.
+    pub(super) fn writing(&self, epoch: u32) -> Option<(Arc<OwnedFd>, OFlags)> {
+        let current = self.writes() && self.epoch.load(Ordering::Acquire) == epoch;
+        let fd = current.then(|| self.current())??;
+        Some((fd, self.how.backing()))
     }
 
     pub(super) fn writes(&self) -> bool {
@@ -105,14 +113,18 @@ impl View {
             let data = if truncate { Data::Nothing } else { Data::Whole };
             let here = self.copy_up(&inode, data)?;
             let epoch = inode.data.state.read().epoch;
-            let file = self.open_upper(&here, how)?;
+            let file = match &here.fd.get() {
+                Some(fd) if here.is_open_as(how) => Arc::clone(fd),
+                _ => Arc::new(self.open_upper(&here, how)?),
+            };
             if truncate {
                 self.empty(&here, &file, how, caller)?;
             }
             (file, epoch)
         } else {
             let epoch = inode.data.state.read().epoch;
-            (self.open_to_read(&*self.object(&inode)?, how)?, epoch)
+            let file = self.open_to_read(&*self.object(&inode)?, how)?;
+            (Arc::new(file), epoch)
         };
         Ok(self.keep_open(OpenFile::new(inode, how, file, epoch)))
     }
@@ -197,7 +209,11 @@ impl View {
     /// Gives an open file a number. Each costs this process a descriptor: where they come near
     /// the limit, files that are not in use right now are let go of.
     pub(super) fn keep_open(&self, file: OpenFile) -> u64 {
+        let writes = file.writes().then(|| file.inode.clone());
         let number = self.held.files.insert(file);
+        if let Some(inode) = writes {
+            inode.data.writer.store(number, Ordering::Relaxed);
+        }
         if number.is_multiple_of(256) && self.held.files.len() > most_open() {
             for file in self.held.files.all() {
                 file.let_go();

@@ -5,6 +5,7 @@
 //! layers, rules, inode numbers' meaning, or FUSE.
 
 pub mod copyup;
+pub mod glance;
 mod held;
 mod lock;
 pub mod machinery;
@@ -294,7 +295,11 @@ impl Layer {
                 Err(e) => Err(e),
             };
         }
-        match Xattrs::of_dir(&dir).get(machinery::OPAQUE) {
+        self.opaque_by(&Xattrs::of_dir(&dir))
+    }
+
+    fn opaque_by(&self, attrs: &Xattrs<'_>) -> Res<bool> {
+        match attrs.get(machinery::OPAQUE) {
             Ok(value) => Ok(value == b"y"),
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
             Err(e) => Err(e),
