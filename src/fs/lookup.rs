@@ -146,8 +146,7 @@ impl View {
             .all()
             .into_iter()
             .find(|file| file.is_of(known));
-        let copy = file
-            .and_then(|file| file.current());
+        let copy = file.and_then(|file| file.current());
         let path = known.path().unwrap_or_default().into();
         let orphan = copy.map(|fd| Orphan {
             fd,

@@ -158,7 +158,10 @@ impl View {
     /// An object of an upper that somebody has open for writing: what is open is the object,
     /// whatever its name. (tar sets owner, mode and times of each file that it has just written.)
     fn being_written(&self, inode: &Inode) -> Option<Box<Here>> {
-        let open = self.held.files.get(inode.data.writer.load(Ordering::Relaxed))?;
+        let open = self
+            .held
+            .files
+            .get(inode.data.writer.load(Ordering::Relaxed))?;
         let (src, pos, epoch) = {
             let state = inode.data.state.read();
             match state.source {

@@ -376,7 +376,9 @@ impl View {
             attr,
             upper,
             target: object.target,
-            fd: object.fd.map_or_else(OnceCell::new, |fd| OnceCell::from(Arc::new(fd))),
+            fd: object
+                .fd
+                .map_or_else(OnceCell::new, |fd| OnceCell::from(Arc::new(fd))),
             open: None,
             trust,
         })))
@@ -536,17 +538,18 @@ impl View {
 
     /// An inode as a directory, its layers looked at again where that was long ago.
     pub(super) fn dir(&self, inode: &Inode) -> Res<Dir> {
-        let state = inode.data.snapshot();
-        if self.is_fresh(&state)
-            && let Source::Dir(srcs) = state.source
+        let known = {
+            let state = inode.data.state.read();
+            match &state.source {
+                Source::Dir(srcs) if self.is_fresh(&state) => Some((state.pos, srcs.clone())),
+                _ => None,
+            }
+        };
+        if let Some((pos, srcs)) = known
             && (inode.number != id::ROOT || !srcs.is_empty())
         {
             let path = inode.path().ok_or(Errno::NOENT)?;
-            return Ok(Dir {
-                path,
-                pos: state.pos,
-                srcs,
-            });
+            return Ok(Dir { path, pos, srcs });
         }
         self.object(inode)?.into_dir()
     }
