@@ -171,14 +171,14 @@ class Lab:
         self.strace = None
         counts, steps = {}, []
         with open(self.trace, errors="replace") as lines:
-            for line in lines:
-                line = line.split(None, 1)[1].strip()
+            for thread, line in whole_calls(lines):
                 call = re.match(r"[a-z]\w*(?=\()", line)
                 # strace shows what it has no name for; of such calls the daemon makes only getxattrat and listxattrat.
                 if call and not call[0].startswith("syscall_"):
-                    counts[call[0]] = counts.get(call[0], 0) + 1
+                    # As strace counts them where it is to disturb one: those of each thread.
+                    counts[thread, call[0]] = counts.get((thread, call[0]), 0) + 1
                     if changes(line):
-                        steps.append((call[0], counts[call[0]], line))
+                        steps.append((call[0], counts[thread, call[0]], line))
         return steps
 
     def as_kernel_shows(self):
@@ -217,6 +217,22 @@ def attempt(lab, operation):
         return e.errno
     finally:
         watchdog.cancel()
+
+
+def whole_calls(lines):
+    """The calls of all threads, with the thread's number. What strace shows in two parts, because another thread's call came in between, becomes one."""
+    calls, begun = [], {}
+    for line in lines:
+        thread, line = line.split(None, 1)
+        line, cut, _ = line.strip().partition(" <unfinished ...>")
+        resumed = re.match(r"<\.\.\. \w+ resumed>(.*)", line)
+        if resumed and thread in begun:
+            calls[begun.pop(thread)][1] += resumed[1]
+            continue
+        if cut:
+            begun[thread] = len(calls)
+        calls.append([thread, line])
+    return calls
 
 
 def same_step(line):

@@ -2,7 +2,7 @@
 //! layers were found to have, and the watch over them.
 //!
 //! Owns: one thread that looks once a second for what no event tells: layers that were missing or
-//! could not be watched, and stores that went or came back.
+//! could not be watched, and stores that went or came back; and for descriptors that idle.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -79,11 +79,7 @@ impl Shared {
             watcher,
             layers: Mutex::default(),
         });
-        let ticker = state
-            .watcher
-            .is_some()
-            .then(|| start_ticker(&state))
-            .flatten();
+        let ticker = start_ticker(&state);
         Shared {
             state,
             _ticker: ticker,
@@ -234,7 +230,7 @@ impl State {
         }
     }
 
-    /// Looks for what no event tells of.
+    /// Gives back what nobody uses, and looks for what no event tells of.
     fn tick(&self) {
         let layers: Vec<(Arc<Layer>, bool)> = {
             let layers = self.layers.lock();
@@ -242,6 +238,12 @@ impl State {
             all.filter_map(|known| Some((known.layer.upgrade()?, known.missing)))
                 .collect()
         };
+        for (layer, _) in &layers {
+            layer.let_go_idle();
+        }
+        if self.watcher.is_none() {
+            return;
+        }
         let mut unwatched = false;
         for (layer, was_missing) in layers {
             if layer.is_upper() {

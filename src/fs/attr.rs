@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::fs::{OFlags, StatVfs};
+use rustix::fs::{Mode, OFlags, StatVfs};
 
 use super::resolve::Here;
 use super::upper::Data;
@@ -94,7 +94,10 @@ impl View {
         if let Some(mode) = changes.mode
             && here.kind() != libc::S_IFLNK
         {
-            obj::chmod(fd, mode)?;
+            match here.open {
+                Some(_) => rustix::fs::fchmod(fd, Mode::from_raw_mode(mode & 0o7777))?,
+                None => obj::chmod(fd, mode)?,
+            }
         }
         if changes.atime != SetTime::Omit || changes.mtime != SetTime::Omit {
             obj::set_times(fd, changes.atime, changes.mtime)?;

@@ -137,6 +137,7 @@ impl View {
             },
             attr: Attr { number, stat },
             fd: OnceCell::new(),
+            open: None,
             upper: Some(place.upper),
             target: None,
             trust: self.own_trust(),

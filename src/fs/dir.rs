@@ -187,6 +187,7 @@ impl View {
             source,
             attr,
             fd: OnceCell::new(),
+            open: None,
             upper: None,
             target: None,
             trust: Trust {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use super::resolve::Dir;
 use super::{Src, View};
 use crate::cache::{self, Fact, Lookup, Name, Names};
+use crate::layer::glance::Glance;
 use crate::layer::{Found, Layer, Listed, Object};
 use crate::rules::{Zone, ZoneKind};
-use crate::sys::obj::Stat;
+use crate::sys::obj::{self, Stat};
 use crate::sys::{Errno, Res};
 
 /// What one layer has at a path.
@@ -25,8 +26,10 @@ pub(super) enum Look {
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) stat: Stat,
-    /// `O_PATH`; none where it was remembered.
+    /// `O_PATH`; none where it was remembered, or looked at by its name.
     pub(super) fd: Option<OwnedFd>,
+    /// The directory in which it was looked at by its name.
+    pub(super) beside: Option<Arc<OwnedFd>>,
     /// A directory that hides what is below it; `None`: not asked yet.
     opaque: Option<bool>,
     covered: bool,
@@ -42,8 +45,26 @@ impl From<Found> for Look {
             Found::Object(Object { fd, stat, covered }) => Look::Object(Seen {
                 stat,
                 fd: Some(fd),
+                beside: None,
                 opaque: None,
                 covered,
+                target: None,
+            }),
+        }
+    }
+}
+
+impl From<Glance> for Look {
+    fn from(glance: Glance) -> Look {
+        match glance {
+            Glance::Absent => Look::Absent,
+            Glance::Whiteout => Look::Whiteout,
+            Glance::Object(stat, dir) => Look::Object(Seen {
+                stat,
+                fd: None,
+                beside: Some(dir),
+                opaque: None,
+                covered: false,
                 target: None,
             }),
         }
@@ -58,6 +79,7 @@ impl From<Fact> for Look {
             Fact::Object(object) => Look::Object(Seen {
                 stat: object.stat,
                 fd: None,
+                beside: None,
                 opaque: Some(object.opaque),
                 covered: false,
                 target: object.target,
@@ -129,7 +151,13 @@ impl View {
             Err(Errno::NOENT) => Ok(Found::Absent),
             other => other,
         };
-        if layer.is_upper() || !layer.is_watched() {
+        if layer.is_upper() {
+            return match layer.glance(at, self.options.lifetime)? {
+                Some(glance) => Ok(glance.into()),
+                None => Ok(ask()?.into()),
+            };
+        }
+        if !layer.is_watched() {
             return Ok(ask()?.into());
         }
         let ticket = match self.cache.fact(layer.id(), at) {
@@ -143,7 +171,7 @@ impl View {
             Look::Absent => Fact::Absent,
             Look::Whiteout => Fact::Whiteout,
             Look::Object(seen) => {
-                let opaque = seen.stat.is_dir() && self.opaque(layer, seen)?;
+                let opaque = seen.stat.is_dir() && self.opaque(layer, seen, at)?;
                 if let (libc::S_IFLNK, Some(fd)) = (seen.stat.kind(), &seen.fd) {
                     seen.target = Some(layer.readlink(fd)?.into());
                 }
@@ -161,12 +189,13 @@ impl View {
         Ok(look)
     }
 
-    /// Does this directory hide what is below it?
-    pub(super) fn opaque(&self, layer: &Layer, seen: &Seen) -> Res<bool> {
-        match (seen.opaque, &seen.fd) {
-            (Some(opaque), _) => Ok(opaque),
-            (None, Some(fd)) => layer.opaque(fd, seen.covered),
-            (None, None) => Err(Errno::IO),
+    /// Does this directory, seen at `path`, hide what is below it?
+    pub(super) fn opaque(&self, layer: &Layer, seen: &Seen, path: &[u8]) -> Res<bool> {
+        match (seen.opaque, &seen.fd, &seen.beside) {
+            (Some(opaque), ..) => Ok(opaque),
+            (None, Some(fd), _) => layer.opaque(fd, seen.covered),
+            (None, None, Some(dir)) => layer.opaque_name(dir, obj::split(path).1),
+            (None, None, None) => Err(Errno::IO),
         }
     }
 

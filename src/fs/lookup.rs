@@ -176,9 +176,7 @@ impl View {
         }
         let path = known.path().unwrap_or_default().into();
         let upper = self.through(known).and_then(|(_, upper)| upper);
-        let orphan = copy
-            .and_then(|fd| fd.try_clone().ok())
-            .map(|fd| Orphan { fd, upper, path });
+        let orphan = copy.map(|fd| Orphan { fd, upper, path });
         known.data.state.write().orphan = orphan.map(Arc::new);
         for link in known.links() {
             self.held.inodes.unlink(known, &link.parent, &link.name);

@@ -34,7 +34,6 @@ mod walk;
 mod xattr;
 
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -392,9 +391,30 @@ impl View {
     }
 
     /// The number of an object of an upper: the one it had before it was copied up, or its own.
-    fn upper_number(&self, layer: u8, fd: &OwnedFd, stat: &Stat) -> Res<u64> {
-        let stored = self.layers[layer as usize].stored_number(fd, stat)?;
-        Ok(stored.unwrap_or_else(|| self.own_number(layer, stat)))
+    /// What is known by its own has no other: copies have theirs from before they are named.
+    fn upper_number(&self, upper: u8, seen: &look::Seen, path: &[u8]) -> Res<u64> {
+        let (layer, own) = (
+            &self.layers[upper as usize],
+            self.own_number(upper, &seen.stat),
+        );
+        if seen.stat.btime != (0, 0) {
+            let copied = |inode: &Arc<Inode>| inode.data.copied.load(Ordering::Relaxed) == own;
+            let before = id::of_path(path, 0);
+            if self.held.inodes.get(own).is_some() {
+                return Ok(own);
+            } else if self.held.inodes.get(before).as_ref().is_some_and(copied) {
+                return Ok(before);
+            }
+        }
+        let stored = match (&seen.fd, &seen.beside) {
+            (Some(fd), _) => layer.stored_number(fd, &seen.stat)?,
+            (None, Some(dir)) => {
+                let name = crate::sys::obj::split(path).1;
+                layer.stored_number_of_name(dir, name, &seen.stat)?
+            }
+            (None, None) => return Err(Errno::IO),
+        };
+        Ok(stored.unwrap_or(own))
     }
 
     /// The number of what a node made in an upper. By the kind of upper, not by the layer's index:
@@ -411,6 +431,7 @@ impl View {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::os::fd::OwnedFd;
     use std::path::Path;
 
     use super::*;

@@ -131,6 +131,9 @@ impl View {
         if self.in_upper_by(inode)? {
             return None;
         }
+        if let Some(here) = self.being_written(inode) {
+            return Some(here);
+        }
         let link = inode.only_link()?;
         let near = self.near(&link.parent)?;
         let pos = self.plain_step(&near, &link.name)?;
@@ -148,8 +151,41 @@ impl View {
             self.remember_copy(inode, near.upper, &stat);
         }
         let mut here = self.here(&near, &link.name, pos, stat, inode.number);
-        here.fd = OnceCell::from(fd);
+        here.fd = OnceCell::from(Arc::new(fd));
         Some(Box::new(here))
+    }
+
+    /// An object of an upper that somebody has open for writing: what is open is the object,
+    /// whatever its name. (tar sets owner, mode and times of each file that it has just written.)
+    fn being_written(&self, inode: &Inode) -> Option<Box<Here>> {
+        let open = self
+            .held
+            .files
+            .get(inode.data.writer.load(Ordering::Relaxed))?;
+        let (src, pos, epoch) = {
+            let state = inode.data.state.read();
+            match state.source {
+                Source::One(src) if state.plan == self.plan => (src, state.pos, state.epoch),
+                _ => return None,
+            }
+        };
+        if self.writable(pos) != Ok(src.layer) || !open.is_of(inode) {
+            return None;
+        }
+        let (fd, flags) = open.writing(epoch)?;
+        let path = inode.path()?;
+        let stat = obj::stat(&*fd).ok()?;
+        Some(Box::new(Here {
+            path,
+            pos,
+            source: Source::One(src),
+            attr: self.shown(inode.number, stat),
+            fd: OnceCell::from(fd),
+            open: Some(flags),
+            upper: Some(src.layer),
+            target: None,
+            trust: self.own_trust(),
+        }))
     }
 
     fn here(&self, near: &Near, name: &[u8], pos: Pos, stat: Stat, number: u64) -> Here {
@@ -166,6 +202,7 @@ impl View {
             },
             attr: self.shown(number, stat),
             fd: OnceCell::new(),
+            open: None,
             upper: Some(near.upper),
             target: None,
             trust: self.own_trust(),
@@ -213,7 +250,7 @@ impl View {
         };
         rustix::fs::unlinkat(&*near.fd, name, flags).ok()?;
         let mut here = self.here(&near, name, pos, stat, number);
-        here.fd = OnceCell::from(fd);
+        here.fd = OnceCell::from(Arc::new(fd));
         if directory {
             self.dir_gone(&here.path, pos, near.upper);
         }

@@ -76,7 +76,7 @@ pub struct Checked {
 #[derive(Debug)]
 pub struct Orphan {
     /// Still reaches it.
-    pub fd: OwnedFd,
+    pub fd: Arc<OwnedFd>,
     /// It lies in this upper, and may be changed.
     pub upper: Option<UpperKind>,
     /// The path that it had last.
@@ -92,6 +92,9 @@ pub struct Node {
     pub copying: Mutex<()>,
     /// How many handles have it open.
     pub opens: AtomicU32,
+    /// The last handle that it was opened under for writing, or 0: while that is open, what it
+    /// holds is the object.
+    pub writer: AtomicU64,
     /// The upper's own number of the object's copy, once it is known to be that; else 0.
     pub copied: AtomicU64,
     /// Which way its contents come to the kernel, once it was opened.
@@ -114,6 +117,7 @@ impl Node {
             }),
             copying: Mutex::new(()),
             opens: AtomicU32::new(0),
+            writer: AtomicU64::new(0),
             copied: AtomicU64::new(0),
             way: Mutex::new(None),
         }

@@ -123,6 +123,14 @@ impl OpenFile {
         }
     }
 
+    /// The descriptor that writes to the inode's object as it is in this epoch, and what it is
+    /// open for.
+    pub(super) fn writing(&self, epoch: u32) -> Option<(Arc<OwnedFd>, OFlags)> {
+        let current = self.writes() && self.epoch.load(Ordering::Acquire) == epoch;
+        let fd = current.then(|| self.current())??;
+        Some((fd, self.how.backing()))
+    }
+
     pub(super) fn writes(&self) -> bool {
         self.how.writes()
     }
@@ -166,7 +174,7 @@ impl View {
             let data = if truncate { Data::Nothing } else { Data::Whole };
             let here = self.copy_up(&inode, data)?;
             let epoch = inode.data.state.read().epoch;
-            let file = Arc::new(self.open_copied(&here, how)?);
+            let file = self.open_copied(&here, how)?;
             let entered = self.enter_open(&inode, &here, how, register, || Ok(&*file))?;
             if entered.backing.is_some() {
                 allow_direct(&file, how)?;
@@ -210,7 +218,7 @@ impl View {
         let entered = self.enter_open(inode, &here, how, register, || Ok(fd))?;
         let served = if entered.backing.is_some() {
             allow_direct(fd, how)?;
-            Served::Object(Arc::new(here.fd.into_inner().ok_or(Errno::IO)?))
+            Served::Object(here.fd.into_inner().ok_or(Errno::IO)?)
         } else {
             Served::File(Arc::new(self.open_upper(&here, how)?))
         };
@@ -243,16 +251,11 @@ impl View {
     }
 
     /// What was just copied is open for reading and writing already, and may serve as it is.
-    fn open_copied(&self, here: &Here, how: OpenHow) -> Res<OwnedFd> {
-        let extra = OFlags::SYNC | OFlags::DSYNC | OFlags::NOATIME;
-        if let Some(fd) = here.fd.get()
-            && here.kind() == libc::S_IFREG
-            && !how.backing().intersects(extra)
-            && rustix::fs::fcntl_getfl(fd)? & (OFlags::ACCMODE | OFlags::PATH) == OFlags::RDWR
-        {
-            return rustix::io::fcntl_dupfd_cloexec(fd, 0);
+    fn open_copied(&self, here: &Here, how: OpenHow) -> Res<Arc<OwnedFd>> {
+        match here.fd.get() {
+            Some(fd) if here.is_open_as(how) && here.kind() == libc::S_IFREG => Ok(Arc::clone(fd)),
+            _ => self.open_upper(here, how).map(Arc::new),
         }
-        self.open_upper(here, how)
     }
 
     pub(super) fn open_upper(&self, here: &Here, how: OpenHow) -> Res<OwnedFd> {
@@ -319,7 +322,11 @@ impl View {
     /// Gives an open file a number. Each costs this process a descriptor: where they come near
     /// the limit, files that are not in use right now are let go of.
     pub(super) fn keep_open(&self, file: OpenFile) -> u64 {
+        let writes = file.writes().then(|| file.inode().clone());
         let number = self.held.files.insert(file);
+        if let Some(inode) = writes {
+            inode.data.writer.store(number, Ordering::Relaxed);
+        }
         if number.is_multiple_of(256) && self.held.files.len() > most_open() {
             for file in self.held.files.all() {
                 file.let_go();

@@ -52,6 +52,7 @@ impl View {
         }
         let below = self.has_below(&dir, here.pos, name, upper)?;
         let at = self.parent_in_upper(&parent, here.pos, &here.path)?;
+        self.hold_on(&here)?;
         let layer = &self.layers[upper as usize];
         if below {
             layer.whiteout(&at, name)?;

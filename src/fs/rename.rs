@@ -106,6 +106,9 @@ impl View {
             name: new_name,
             below: self.has_below(&to_dir, to_pos, new_name, upper)?,
         };
+        if let Some(to) = to.as_ref().filter(|_| !exchange) {
+            self.hold_on(to)?;
+        }
         let done = match (exchange, &to) {
             (true, Some(to)) => self.exchange(layer, (&from, &source), (to, &target)),
             _ => self.move_over(layer, &from, to.as_ref(), &source, &target),

@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use super::look::{Look, Seen, is_mirror};
 use super::lookup::MAX_SALT;
 use super::node::{Checked, Srcs, State};
-use super::{Attr, Inode, Source, Src, TreeMode, View};
+use super::{Attr, Inode, OpenHow, Source, Src, TreeMode, View};
 use crate::inode::id;
 use crate::layer::machinery;
 use crate::rules::{Pos, Text, Zone, ZoneKind};
@@ -38,8 +38,11 @@ pub(super) struct Here {
     pub(super) source: Source,
     /// As the view shows it.
     pub(super) attr: Attr,
-    /// The object in the layer that wins, `O_PATH`, once it was needed ([`View::reach`]).
-    pub(super) fd: OnceCell<OwnedFd>,
+    /// The object in the layer that wins, once it was needed ([`View::reach`]): `O_PATH`, or open
+    /// as `open` says.
+    pub(super) fd: OnceCell<Arc<OwnedFd>>,
+    /// What `fd` is open for, where it is open for I/O.
+    pub(super) open: Option<OFlags>,
     /// The upper that has it.
     pub(super) upper: Option<u8>,
     /// A symlink's target, where it is known already.
@@ -67,6 +70,21 @@ impl Here {
         let lower = self.upper.is_none() && matches!(self.source, Source::One(_));
         let stat = &self.attr.stat;
         (lower && stat.kind() == libc::S_IFREG).then_some((stat.dev, stat.ino))
+    }
+
+    /// Is its descriptor as good as one opened so? What serves several handles has no position of
+    /// its own that counts.
+    pub(super) fn is_open_as(&self, how: OpenHow) -> bool {
+        let plain = (how.backing() - OFlags::ACCMODE).is_empty();
+        self.open == Some(how.backing()) || (plain && self.open == Some(OFlags::RDWR))
+    }
+
+    /// Its extended attributes, by the descriptor that it is reached by.
+    pub(super) fn attrs_by<'f>(&self, fd: &'f Arc<OwnedFd>) -> obj::Xattrs<'f> {
+        match self.open {
+            Some(_) => obj::Xattrs::of_open(fd),
+            None => obj::Xattrs::of(fd),
+        }
     }
 
     /// The layer that wins; `None` where it is only in the view, or put together.
@@ -284,7 +302,8 @@ impl View {
             };
             if object.stat.is_dir() {
                 let last = at + 1 == candidates.len();
-                let opaque = !last && !is_mirror(zone) && self.opaque(self.layer(src), &object)?;
+                let opaque =
+                    !last && !is_mirror(zone) && self.opaque(self.layer(src), &object, path)?;
                 dirs.push(src);
                 top.get_or_insert(object);
                 if opaque {
@@ -343,11 +362,10 @@ impl View {
         let mut stat = object.stat;
         let mirror = is_mirror(self.rules.zone(pos.zone));
         let upper = (self.layer_is_upper(src.layer) && !mirror).then_some(src.layer);
-        let number = match (upper, &object.fd) {
+        let number = match upper {
             _ if path.is_empty() => id::ROOT,
-            (Some(layer), Some(fd)) => self.upper_number(layer, fd, &stat)?,
-            (Some(_), None) => return Err(Errno::IO),
-            (None, _) => id::of_path(&path, 0),
+            Some(layer) => self.upper_number(layer, &object, &path)?,
+            None => id::of_path(&path, 0),
         };
         if upper.is_some() && stat.rdev == machinery::STORED_NULL_DEVICE {
             stat.rdev = machinery::NULL_DEVICE;
@@ -362,9 +380,12 @@ impl View {
             pos,
             source,
             attr,
-            fd: object.fd.map_or_else(OnceCell::new, OnceCell::from),
             upper,
             target: object.target,
+            fd: object
+                .fd
+                .map_or_else(OnceCell::new, |fd| OnceCell::from(Arc::new(fd))),
+            open: None,
             trust,
         })))
     }
@@ -407,6 +428,7 @@ impl View {
             source,
             attr,
             fd: OnceCell::new(),
+            open: None,
             upper: None,
             target: None,
             trust,
@@ -472,6 +494,7 @@ impl View {
             source,
             attr,
             fd: OnceCell::new(),
+            open: None,
             upper: None,
             target: None,
             trust,
@@ -482,21 +505,33 @@ impl View {
     ///
     /// # Errors
     /// `ESTALE` where another object has taken its place since.
-    pub(super) fn reach<'h>(&self, here: &'h Here) -> Res<Option<&'h OwnedFd>> {
+    pub(super) fn reach<'h>(&self, here: &'h Here) -> Res<Option<&'h Arc<OwnedFd>>> {
         if let Some(fd) = here.fd.get() {
             return Ok(Some(fd));
         }
+        Ok(match self.open_found(here)? {
+            Some((fd, _)) => Some(here.fd.get_or_init(|| Arc::new(fd))),
+            None => None,
+        })
+    }
+
+    /// As [`View::reach`], opened now, with what it is now.
+    fn open_found(&self, here: &Here) -> Res<Option<(OwnedFd, Stat)>> {
         let Some(src) = here.top() else {
             return Ok(None);
         };
         let zone = self.rules.zone(here.pos.zone);
         let at = self.layer_path(zone, &here.path, src);
-        let fd = self.layer(src).open(&at, OFlags::PATH)?;
+        let layer = self.layer(src);
+        let fd = match layer.is_upper() && !is_mirror(zone) {
+            true => layer.open_near(&at, self.options.lifetime)?,
+            false => layer.open(&at, OFlags::PATH)?,
+        };
         let (now, found) = (obj::stat(&fd)?, &here.attr.stat);
         if (now.dev, now.ino) != (found.dev, found.ino) {
             return Err(Errno::STALE);
         }
-        Ok(Some(here.fd.get_or_init(|| fd)))
+        Ok(Some((fd, now)))
     }
 
     /// Is what was found of an inode still good?
@@ -509,17 +544,18 @@ impl View {
 
     /// An inode as a directory, its layers looked at again where that was long ago.
     pub(super) fn dir(&self, inode: &Inode) -> Res<Dir> {
-        let state = inode.data.snapshot();
-        if self.is_fresh(&state)
-            && let Source::Dir(srcs) = state.source
+        let known = {
+            let state = inode.data.state.read();
+            match &state.source {
+                Source::Dir(srcs) if self.is_fresh(&state) => Some((state.pos, srcs.clone())),
+                _ => None,
+            }
+        };
+        if let Some((pos, srcs)) = known
             && (inode.number != id::ROOT || !srcs.is_empty())
         {
             let path = inode.path().ok_or(Errno::NOENT)?;
-            return Ok(Dir {
-                path,
-                pos: state.pos,
-                srcs,
-            });
+            return Ok(Dir { path, pos, srcs });
         }
         self.object(inode)?.into_dir()
     }
@@ -560,7 +596,7 @@ impl View {
                 if orphan.upper.is_none() {
                     stat.nlink = 0;
                 }
-                let fd = orphan.fd.try_clone().map_err(|_| Errno::MFILE)?;
+                let fd = orphan.fd.clone();
                 let upper = orphan.upper.and_then(|kind| self.upper_of(kind));
                 if upper.is_none() && orphan.upper.is_some() {
                     return Err(Errno::IO);
@@ -585,6 +621,7 @@ impl View {
                         stat,
                     },
                     fd: OnceCell::from(fd),
+                    open: None,
                     upper,
                     target: None,
                     trust: self.own_trust(),
@@ -670,15 +707,22 @@ impl View {
         match &here.source {
             Source::One(_) if here.kind() != libc::S_IFREG => Err(Errno::STALE),
             Source::One(_) => {
-                let fd = self.reach(here)?.ok_or(Errno::IO)?;
+                let (fd, now) = match here.fd.get() {
+                    Some(fd) => (fd, obj::stat(&**fd)?),
+                    None => {
+                        let (fd, now) = self.open_found(here)?.ok_or(Errno::IO)?;
+                        (here.fd.get_or_init(|| Arc::new(fd)), now)
+                    }
+                };
+                if now.kind() != libc::S_IFREG {
+                    return Err(Errno::STALE);
+                }
                 let flags = if here.upper.is_some() {
                     OFlags::RDONLY
                 } else {
                     OFlags::NOATIME
                 };
-                let fd = obj::reopen(fd, flags)?;
-                let size = obj::stat(&fd)?.size;
-                Ok(vec![(fd, size)])
+                Ok(vec![(obj::reopen(&**fd, flags)?, now.size)])
             }
             Source::Con(srcs) => srcs.iter().copied().map(open).collect(),
             Source::Text(text) => {

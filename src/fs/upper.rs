@@ -4,6 +4,9 @@ use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
+
+use super::look::Look;
 use super::node::Orphan;
 use super::resolve::{Here, join};
 use super::{Attr, Inode, Source, Src, View};
@@ -120,7 +123,8 @@ impl View {
         let copied = Here {
             source: Source::One(src),
             attr: Attr { number, stat },
-            fd: OnceCell::from(fd),
+            fd: OnceCell::from(Arc::new(fd)),
+            open: Some(OFlags::RDWR),
             upper: Some(upper),
             trust: self.own_trust(),
             ..here
@@ -144,7 +148,7 @@ impl View {
         let path = path.unwrap_or_default();
         state.orphan = copy.map(|fd| {
             Arc::new(Orphan {
-                fd,
+                fd: Arc::new(fd),
                 upper: Some(self.kind_of(upper)),
                 path,
             })
@@ -174,7 +178,7 @@ impl View {
         );
         make(&Origin {
             stat: here.attr.stat,
-            attrs: self.reach(here)?,
+            attrs: self.reach(here)?.map(|fd| &**fd),
             contents: &contents,
             target: &target,
             number: Some(here.attr.number),
@@ -206,7 +210,7 @@ impl View {
                 _ => {
                     let copied = self.copy_up(parent, Data::Whole)?;
                     self.reach(&copied)?;
-                    copied.fd.into_inner().map(Arc::new).ok_or(Errno::IO)
+                    copied.fd.into_inner().ok_or(Errno::IO)
                 }
             };
         }
@@ -282,6 +286,17 @@ impl View {
         }
     }
 
+    /// Before a name of the upper goes: the object behind it stays within reach.
+    ///
+    /// # Errors
+    /// As [`View::reach`].
+    pub(super) fn hold_on(&self, here: &Here) -> Res<()> {
+        match here.upper {
+            Some(_) => self.reach(here).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Keeps an object reachable that is about to lose a name: by then the kernel may still hold
     /// it open, or as a working directory.
     fn keep_orphan(&self, here: &mut Here) -> Option<Arc<Orphan>> {
@@ -335,10 +350,22 @@ impl View {
             };
             lower && state.kind == libc::S_IFREG
         };
-        lower_file
-            && self
-                .object(&inode)
-                .is_ok_and(|here| here.attr.stat.size > LONG)
+        lower_file && self.size_below(&inode) > LONG
+    }
+
+    /// The size of a file that was in a lower layer when it was last looked at. What is remembered
+    /// of that layer is good enough here: nothing is copied by it.
+    fn size_below(&self, inode: &Inode) -> u64 {
+        let (source, pos, plan) = {
+            let state = inode.data.state.read();
+            (state.source.clone(), state.pos, state.plan)
+        };
+        if let (Source::One(src), true, Some(path)) = (source, plan == self.plan, inode.path())
+            && let Ok((_, Look::Object(seen))) = self.probe(self.rules.zone(pos.zone), &path, src)
+        {
+            return seen.stat.size;
+        }
+        self.object(inode).map_or(0, |here| here.attr.stat.size)
     }
 
     /// As [`View::may_take_long`], for a name in a directory.

@@ -34,7 +34,7 @@ impl View {
             None => self.object(&inode)?,
         };
         let fd = self.reach(&here)?.ok_or(Errno::NODATA)?;
-        match Xattrs::of(fd).get(&stored) {
+        match here.attrs_by(fd).get(&stored) {
             // squashfs and others answer so; passed on, it would fail every open by another user
             // (fs/posix_acl.c asks at each permission check).
             Err(Errno::OPNOTSUPP) if is_acl(name) => Err(Errno::NODATA),
@@ -85,7 +85,7 @@ impl View {
         let flags = XattrFlags::from_bits_retain(flags as u32);
         let here = self.copy_up(&*self.inode(number)?, Data::Whole)?;
         let fd = self.reach(&here)?.ok_or(Errno::IO)?;
-        Xattrs::of(fd).set(&stored, value, flags)?;
+        here.attrs_by(fd).set(&stored, value, flags)?;
         // Setting an access ACL is a chmod: someone outside the file's group, without
         // CAP_FSETID, loses the setgid bit (fs/posix_acl.c, posix_acl_update_mode).
         if name == ACLS[0] && caller.uid != 0 && caller.gid != here.attr.stat.gid {

@@ -6,9 +6,9 @@
 //! moves or removes it must [`Layer::let_go_of`]. A root that is not the same any more takes all of
 //! it along (SEMANTICS section 8).
 
-use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -20,12 +20,39 @@ use crate::sys::Res;
 /// As often as a root is looked at again.
 const LONGEST: Duration = Duration::from_secs(1);
 /// Each costs a descriptor.
-const MOST: NonZeroUsize = NonZeroUsize::new(128).unwrap();
+const MOST: usize = 128;
+
+/// How many directories all layers of the process hold.
+static ALL: AtomicUsize = AtomicUsize::new(0);
+
+/// How many they may hold: an eighth of the descriptors that there may be.
+fn most_of_all() -> usize {
+    static LIMIT: OnceLock<usize> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        limit.map_or(usize::MAX, |limit| {
+            usize::try_from(limit / 8).unwrap_or(usize::MAX)
+        })
+    })
+}
 
 #[derive(Debug)]
 struct Kept {
     fd: Arc<OwnedFd>,
     since: Instant,
+}
+
+impl Kept {
+    fn new(fd: Arc<OwnedFd>, since: Instant) -> Kept {
+        ALL.fetch_add(1, Ordering::Relaxed);
+        Kept { fd, since }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        ALL.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -102,12 +129,15 @@ impl Layer {
     /// # Errors
     /// As [`Layer::open_dir`].
     pub fn hold_dir(&self, path: &[u8], age: Duration) -> Res<Arc<OwnedFd>> {
-        let root = self.held_root()?;
         if path.is_empty() {
-            return Ok(root);
+            return self.held_root();
         }
+        let root = self
+            .root()
+            .inspect_err(|_| self.held.state.lock().clear())?;
         let changes = {
             let mut state = self.held.state.lock();
+            state.belongs_to(&root);
             if let Some(kept) = state.dirs.get(path)
                 && believed(kept, age)
             {
@@ -118,12 +148,8 @@ impl Layer {
         let (fd, since) = (Arc::new(self.open_dir(path)?), Instant::now());
         let mut state = self.held.state.lock();
         if state.changes == changes && !age.is_zero() {
-            let kept = Kept {
-                fd: fd.clone(),
-                since,
-            };
-            state.dirs.put(path.into(), kept);
-            if state.dirs.len() > MOST.get() {
+            state.dirs.put(path.into(), Kept::new(fd.clone(), since));
+            if state.dirs.len() > MOST || ALL.load(Ordering::Relaxed) > most_of_all() {
                 state.dirs.pop_lru();
             }
         }
@@ -147,12 +173,25 @@ impl Layer {
         let (fd, since) = (Arc::new(self.work_dir()?), Instant::now());
         let mut state = self.held.state.lock();
         if state.changes == changes {
-            state.work = Some(Kept {
-                fd: fd.clone(),
-                since,
-            });
+            state.work = Some(Kept::new(fd.clone(), since));
         }
         Ok(fd)
+    }
+
+    /// Lets go of what is too old to be believed: nobody has asked for it since. To be said now
+    /// and then, since each costs a descriptor.
+    pub fn let_go_idle(&self) {
+        let mut state = self.held.state.lock();
+        let old: Vec<Box<[u8]>> = state
+            .dirs
+            .iter()
+            .filter(|(_, kept)| !believed(kept, LONGEST))
+            .map(|(held, _)| held.clone())
+            .collect();
+        for held in old {
+            state.dirs.pop(&held);
+        }
+        state.work = state.work.take().filter(|kept| believed(kept, LONGEST));
     }
 
     /// What was at `path`, and all below it, is not there any more: to be said once that is so,
@@ -229,14 +268,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_old_is_let_go_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = upper(dir.path());
+        for name in ["old", "new"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            layer.hold_dir(name.as_bytes(), SECOND).unwrap();
+        }
+        {
+            let mut state = layer.held.state.lock();
+            let old = state.dirs.get_mut(&b"old"[..]).unwrap();
+            old.since = old.since.checked_sub(LONGEST).unwrap();
+            state.dirs.get_mut(&b"new"[..]).unwrap().since = Instant::now() + SECOND;
+        }
+        layer.let_go_idle();
+        let held = layer.held.state.lock();
+        assert_eq!(
+            (held.dirs.len(), held.dirs.contains(&b"new"[..])),
+            (1, true)
+        );
+    }
+
+    #[test]
     fn only_so_many_are_held() {
         let dir = tempfile::tempdir().unwrap();
         let layer = upper(dir.path());
-        for n in 0..MOST.get() + 10 {
+        for n in 0..MOST + 10 {
             let name = n.to_string();
             std::fs::create_dir(dir.path().join(&name)).unwrap();
             layer.hold_dir(name.as_bytes(), SECOND).unwrap();
         }
-        assert_eq!(layer.held.state.lock().dirs.len(), MOST.get());
+        assert_eq!(layer.held.state.lock().dirs.len(), MOST);
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod copyup;
 mod files;
+pub mod glance;
 mod held;
 mod lock;
 pub mod machinery;
@@ -298,7 +299,11 @@ impl Layer {
                 Err(e) => Err(e),
             };
         }
-        match Xattrs::of_dir(&dir).get(machinery::OPAQUE) {
+        self.opaque_by(&Xattrs::of_dir(&dir))
+    }
+
+    fn opaque_by(&self, attrs: &Xattrs<'_>) -> Res<bool> {
+        match attrs.get(machinery::OPAQUE) {
             Ok(value) => Ok(value == b"y"),
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
             Err(e) => Err(e),

@@ -230,8 +230,13 @@ impl Layer {
     /// # Errors
     /// What reading it answers, other than that there is none.
     pub fn stored_number(&self, fd: impl AsFd, stat: &Stat) -> Res<Option<u64>> {
+        self.stored_number_by(&Xattrs::of(&fd), stat)
+    }
+
+    /// As [`Layer::stored_number`]; `attrs` are the object's.
+    pub(super) fn stored_number_by(&self, attrs: &Xattrs<'_>, stat: &Stat) -> Res<Option<u64>> {
         let bytes = if self.caps()?.xattrs {
-            match Xattrs::of(&fd).get(machinery::NUMBER) {
+            match attrs.get(machinery::NUMBER) {
                 Ok(bytes) => bytes,
                 Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
                 Err(e) => return Err(e),

@@ -104,6 +104,13 @@ impl<'fd> Xattrs<'fd> {
         }
     }
 
+    /// Of the object that has a name in the directory behind a descriptor.
+    pub fn of_name(dir: &'fd impl AsFd, name: &'fd CStr) -> Xattrs<'fd> {
+        Xattrs {
+            by: By::Name(dir.as_fd(), name),
+        }
+    }
+
     /// Reads one attribute.
     ///
     /// # Errors
@@ -112,7 +119,8 @@ impl<'fd> Xattrs<'fd> {
         sized(|buf| match self.at() {
             Ok((dir, path, flags)) => at(GETXATTRAT, (dir, path, flags), Some(name), buf),
             Err(By::Open(fd)) => rustix::fs::fgetxattr(fd, name, buf),
-            Err(By::Object(fd) | By::Name(fd, _)) => rustix::fs::getxattr(proc_path(fd), name, buf),
+            Err(By::Object(fd)) => rustix::fs::getxattr(proc_path(fd), name, buf),
+            Err(By::Name(dir, at)) => rustix::fs::lgetxattr(named(dir, at), name, buf),
         })
     }
 
@@ -123,9 +131,8 @@ impl<'fd> Xattrs<'fd> {
     pub fn set(&self, name: &CStr, value: &[u8], flags: XattrFlags) -> Res<()> {
         match self.by {
             By::Open(fd) => rustix::fs::fsetxattr(fd, name, value, flags),
-            By::Object(fd) | By::Name(fd, _) => {
-                rustix::fs::setxattr(proc_path(fd), name, value, flags)
-            }
+            By::Object(fd) => rustix::fs::setxattr(proc_path(fd), name, value, flags),
+            By::Name(dir, at) => rustix::fs::lsetxattr(named(dir, at), name, value, flags),
         }
     }
 
@@ -136,7 +143,8 @@ impl<'fd> Xattrs<'fd> {
     pub fn remove(&self, name: &CStr) -> Res<()> {
         match self.by {
             By::Open(fd) => rustix::fs::fremovexattr(fd, name),
-            By::Object(fd) | By::Name(fd, _) => rustix::fs::removexattr(proc_path(fd), name),
+            By::Object(fd) => rustix::fs::removexattr(proc_path(fd), name),
+            By::Name(dir, at) => rustix::fs::lremovexattr(named(dir, at), name),
         }
     }
 
@@ -148,7 +156,8 @@ impl<'fd> Xattrs<'fd> {
         let listed = sized(|buf| match self.at() {
             Ok((dir, path, flags)) => at(LISTXATTRAT, (dir, path, flags), None, buf),
             Err(By::Open(fd)) => rustix::fs::flistxattr(fd, buf),
-            Err(By::Object(fd) | By::Name(fd, _)) => rustix::fs::listxattr(proc_path(fd), buf),
+            Err(By::Object(fd)) => rustix::fs::listxattr(proc_path(fd), buf),
+            Err(By::Name(dir, at)) => rustix::fs::llistxattr(named(dir, at), buf),
         });
         match listed {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Vec::new()),
@@ -159,7 +168,9 @@ impl<'fd> Xattrs<'fd> {
     /// The object as a directory, a name in it and flags, where that is how to reach it.
     fn at(&self) -> Result<(BorrowedFd<'fd>, Path<'fd>, AtFlags), By<'fd>> {
         match self.by {
-            By::Name(dir, name) => Ok((dir, Path::Name(name), AtFlags::SYMLINK_NOFOLLOW)),
+            By::Name(dir, name) if has_at() => {
+                Ok((dir, Path::Name(name), AtFlags::SYMLINK_NOFOLLOW))
+            }
             // The magic link is followed, and ends at the object.
             By::Object(fd) if has_at() => match procfs::own(fd) {
                 Some((links, name)) => Ok((links, Path::Link(name), AtFlags::empty())),
@@ -168,6 +179,11 @@ impl<'fd> Xattrs<'fd> {
             by => Err(by),
         }
     }
+}
+
+/// A name in a directory as a path: the magic link is on the way, and what has the name at its end.
+fn named(dir: BorrowedFd<'_>, name: &CStr) -> Vec<u8> {
+    [proc_path(dir).as_bytes(), b"/", name.to_bytes()].concat()
 }
 
 enum Path<'a> {
@@ -277,6 +293,15 @@ mod tests {
         Xattrs::of(&object).remove(name).unwrap();
         assert_eq!(Xattrs::of_open(&open).get(name), Err(Errno::NODATA));
         assert_eq!(Xattrs::of_open(&open).remove(name), Err(Errno::NODATA));
+        Xattrs::of_name(&top, c"f").set(name, b"n", none).unwrap();
+        assert_eq!(Xattrs::of_open(&open).get(name).unwrap(), b"n");
+        assert_eq!(Xattrs::of_name(&top, c"f").get(name).unwrap(), b"n");
+        let by_path = named(top.as_fd(), c"f");
+        let mut buf = [0u8; 8];
+        assert_eq!(rustix::fs::lgetxattr(by_path, name, &mut buf), Ok(1));
+        let by_name = Xattrs::of_name(&top, c"link");
+        assert_eq!(by_name.get(name), Err(Errno::NODATA));
+        Xattrs::of_name(&top, c"f").remove(name).unwrap();
         Xattrs::of_dir(&top).set(name, b"d", none).unwrap();
         assert_eq!(Xattrs::of(&top).get(name).unwrap(), b"d");
     }
