@@ -14,3 +14,5 @@ mod life;
 mod nodes;
 #[path = "serve/reload.rs"]
 mod reload;
+#[path = "serve/sharing.rs"]
+mod sharing;

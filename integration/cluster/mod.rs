@@ -204,6 +204,12 @@ impl Cluster {
         cluster
     }
 
+    /// With so many nodes.
+    pub fn of(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
     /// A path of the server, in this cluster's scratch.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.base.path().join(path)

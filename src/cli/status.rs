@@ -100,8 +100,10 @@ fn text(status: &Status, named: bool) -> String {
         }
         let image = node.image.as_deref().unwrap_or("none");
         note(format!(
-            "image {image}, {} inodes known, {} open",
-            node.inodes, node.open
+            "image {image}, {} inodes known, {} open, files by {}",
+            node.inodes,
+            node.open,
+            node.io.as_deref().unwrap_or("nobody")
         ));
         for layer in &node.layers {
             let how = match &layer.missing {

@@ -202,8 +202,9 @@ pub struct NodeStatus {
     pub image: Option<String>,
     /// Each layer of the mounted root.
     pub layers: Vec<LayerStatus>,
-    /// How file contents are read: `daemon`, through this process.
-    pub io: String,
+    /// How file contents are read and written, where it is mounted: `passthrough`, by the kernel
+    /// itself; `cached` or `daemon`, through this process.
+    pub io: Option<String>,
     /// Inodes that the kernel holds.
     pub inodes: usize,
     /// Open files.

@@ -144,6 +144,17 @@ pub enum IoMode {
     Daemon,
 }
 
+impl IoMode {
+    /// As the configuration has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            IoMode::Passthrough => "passthrough",
+            IoMode::Cached => "cached",
+            IoMode::Daemon => "daemon",
+        }
+    }
+}
+
 /// All that a view is made of.
 #[derive(Debug)]
 pub struct ViewSpec {

@@ -21,7 +21,7 @@ use crate::control::{Outcome, State};
 use crate::fleet::build::{self, BuildError};
 use crate::fleet::{Attached, Planned, Use, stores};
 use crate::fs::{Root, View};
-use crate::fuse::{self, Adapter, Leave};
+use crate::fuse::{self, Adapter, IoNow, Leave};
 use crate::sys::Errno;
 use crate::tables::RuleRow;
 
@@ -98,6 +98,8 @@ impl From<BuildError> for Fault {
 pub(super) struct Live {
     /// Told of changes below it, as long as its session runs.
     attached: Arc<Attached>,
+    /// Which way its files are read and written.
+    io: Arc<IoNow>,
     /// What it goes by.
     pub(super) planned: Planned,
     pub(super) config: Arc<Config>,
@@ -336,6 +338,7 @@ impl Node {
             inner.leaving = false;
             inner.live = Some(Live {
                 attached: attached.clone(),
+                io: mounted.io(),
                 planned,
                 config,
                 point: point.clone(),

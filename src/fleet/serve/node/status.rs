@@ -56,7 +56,7 @@ impl Node {
                 .map_or_else(|| root.join(&self.name), |live| live.point.clone()),
             image: spec.map(|spec| spec.image.name.clone()),
             layers: Vec::new(),
-            io: "daemon".into(),
+            io: live.as_ref().map(|live| live.io.mode().word().to_owned()),
             inodes: live.as_ref().map_or(0, |live| live.view().inode_count()),
             open: live.as_ref().map_or(0, |live| live.view().open_count()),
             detached: inner.detached.len(),

@@ -1,0 +1,209 @@
+//! What the views of one daemon share, and what one of them cannot do to the others.
+
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cluster::{Cluster, dir, eventually, put, text};
+use crate::daemon::{Daemon, prepare};
+
+/// A metric's value, summed over its labels.
+fn metric(d: &Daemon<'_>, family: &str, with: &str) -> u64 {
+    use std::io::{Read, Write};
+    let mut stream = UnixStream::connect(d.path("run/metrics.sock")).unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let lines = answer.lines().filter(|line| line.starts_with(family));
+    lines
+        .filter(|line| line.contains(with))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum::<f64>() as u64
+}
+
+fn with_metrics(c: &Cluster) {
+    c.set(
+        "metrics",
+        &format!("\"unix:{}\"", c.path("run/metrics.sock").display()),
+    );
+}
+
+/// Every path at and below a directory with what lstat and readlink say of it.
+fn walk(root: &std::path::Path) -> usize {
+    let mut count = 0;
+    let mut todo = vec![root.to_owned()];
+    while let Some(at) = todo.pop() {
+        for entry in std::fs::read_dir(&at).unwrap() {
+            let path = entry.unwrap().path();
+            let stat = std::fs::symlink_metadata(&path).unwrap();
+            count += 1;
+            if stat.is_symlink() {
+                std::fs::read_link(&path).unwrap();
+            } else if stat.is_dir() {
+                todo.push(path);
+            }
+        }
+    }
+    count
+}
+
+#[test]
+fn the_second_node_asks_the_image_nothing() {
+    let c = Cluster::new(&[("/etc/x", "tmpfs")]);
+    for n in 0..40 {
+        dir(c.image(format!("usr/d{n}")));
+        for f in 0..10 {
+            put(c.image(format!("usr/d{n}/f{f}")), "x");
+        }
+        crate::cluster::link("f1", c.image(format!("usr/d{n}/l")));
+    }
+    with_metrics(&c);
+    let d = Daemon::start(&c);
+    let first = walk(&d.at(1, "usr"));
+    assert_eq!(first, 40 * 12);
+    let trace = d.path("trace");
+    let mut strace = Command::new("strace")
+        .args(["-f", "-o"])
+        .arg(&trace)
+        .args([
+            "-e",
+            "trace=%file,getdents64,statx,openat2,newfstatat,readlinkat",
+        ])
+        .arg("-p")
+        .arg(d.pid().as_raw_nonzero().to_string())
+        .spawn()
+        .unwrap();
+    // It follows the daemon once a call of the daemon's shows up: status is asked until then.
+    eventually("strace follows the daemon", || {
+        d.status();
+        std::fs::metadata(&trace).is_ok_and(|m| m.len() > 0)
+    });
+    let misses = metric(&d, "statelite_lookup_cache_misses_total", "");
+    assert_eq!(walk(&d.at(2, "usr")), first);
+    assert_eq!(
+        metric(&d, "statelite_lookup_cache_misses_total", ""),
+        misses
+    );
+    kill_process(Pid::from_child(&strace), Signal::INT).unwrap();
+    strace.wait().unwrap();
+    let told = text(&trace);
+    let of_image: Vec<&str> = told
+        .lines()
+        .filter(|line| line.contains("usr/d") || line.contains("\"usr\""))
+        .collect();
+    assert!(of_image.is_empty(), "{of_image:#?}");
+    // The first node's walk would have been seen: this one is not known yet.
+    put(c.image("usr/d0/new"), "x");
+    eventually("the new file is there", || {
+        std::fs::symlink_metadata(d.at(1, "usr/d0/new")).is_ok()
+    });
+    assert!(metric(&d, "statelite_lookup_cache_misses_total", "") > misses);
+}
+
+/// kB of page cache, by /proc/meminfo.
+fn cached() -> i64 {
+    let table = text("/proc/meminfo");
+    let line = table
+        .lines()
+        .find(|line| line.starts_with("Cached:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn many_views_of_a_file_are_one_copy_in_memory() {
+    const MEGABYTES: i64 = 48;
+    const NODES: u32 = 20;
+    let c = Cluster::new(&[("/etc/x", "tmpfs")]).of(NODES as usize);
+    put(
+        c.image("usr/big"),
+        vec![7; MEGABYTES as usize * 1024 * 1024],
+    );
+    with_metrics(&c);
+    let d = Daemon::start(&c);
+    if d.status_of(1)["io"] != "passthrough" {
+        println!("skipped: this kernel has no passthrough");
+        return;
+    }
+    assert_eq!(
+        std::fs::read(d.at(1, "usr/big")).unwrap().len() as i64,
+        MEGABYTES << 20
+    );
+    let before = cached();
+    for node in 2..=NODES {
+        assert_eq!(std::fs::read(d.at(node, "usr/big")).unwrap()[5], 7);
+    }
+    let grown = cached() - before;
+    let a_copy_each = MEGABYTES * 1024 * i64::from(NODES - 1);
+    assert!(
+        grown < a_copy_each / 4,
+        "{grown} kB more, a copy each is {a_copy_each} kB"
+    );
+    assert_eq!(metric(&d, "statelite_requests_total", "op=\"read\""), 0);
+}
+
+#[test]
+fn a_store_that_hangs_stops_only_who_needs_it() {
+    let c = Cluster::new(&[("/etc/x", "tmpfs"), ("/home/", "persistent")]);
+    put(c.image("home/f"), "image\n");
+    // The store of node 1 is a file system whose server can be stopped: a view of its own.
+    let (lower, upper, work) = (c.path("sl"), c.path("su"), c.path("sw"));
+    let store = c.store(1, "");
+    for made in [&lower, &upper, &work, &store] {
+        dir(made);
+    }
+    let mut server = c
+        .command(&["mount", "--foreground", "--lower"])
+        .arg(&lower)
+        .arg("--upper")
+        .arg(&upper)
+        .arg("--work")
+        .arg(&work)
+        .arg(&store)
+        .spawn()
+        .unwrap();
+    let outside = crate::cluster::stat(c.path(".")).dev_of();
+    eventually("the store is mounted", || {
+        crate::cluster::stat(&store).dev_of() != outside
+    });
+    prepare(&c);
+    let d = Daemon::start(&c);
+    assert_eq!(text(d.at(1, "home/f")), "image\n");
+    std::fs::write(d.at(1, "home/mine"), "1\n").unwrap();
+    let pid = Pid::from_child(&server);
+    kill_process(pid, Signal::STOP).unwrap();
+    let stuck = {
+        let path = d.at(1, "home/other");
+        std::thread::spawn(move || std::fs::write(path, "late\n"))
+    };
+    // The others, and the daemon itself, answer while that one waits.
+    for n in 0..50 {
+        std::fs::write(d.at(2, format!("home/f{n}").as_str()), "2\n").unwrap();
+        assert_eq!(text(d.at(2, "etc/x")), "");
+    }
+    assert_eq!(d.status_of(2)["state"], "serving");
+    put(c.image("etc/fresh"), "live\n");
+    eventually("a change in the image shows", || {
+        std::fs::read_to_string(d.at(2, "etc/fresh")).is_ok_and(|t| t == "live\n")
+    });
+    assert!(!stuck.is_finished());
+    kill_process(pid, Signal::CONT).unwrap();
+    stuck.join().unwrap().unwrap();
+    assert_eq!(text(d.at(1, "home/other")), "late\n");
+    drop(d);
+    rustix::mount::unmount(&store, rustix::mount::UnmountFlags::empty()).unwrap();
+    assert!(server.wait().unwrap().success());
+}
+
+trait Dev {
+    fn dev_of(&self) -> u64;
+}
+
+impl Dev for std::fs::Metadata {
+    fn dev_of(&self) -> u64 {
+        std::os::unix::fs::MetadataExt::dev(self)
+    }
+}
