@@ -303,6 +303,9 @@ impl View {
             return Ok(Some(backing));
         }
         let fd = fd()?;
+        if wish.writes {
+            self.make_room(&fd);
+        }
         let backing = match here.upper {
             // Whoever writes: the setuid bits that a file gets while it is open go.
             Some(_) => crate::sys::creds::killing_suid(|| register(fd.as_fd(), file.0))?,
@@ -333,5 +336,116 @@ impl View {
             inode.data.way.lock().as_deref(),
             Some(Way { now: Now::Through { writers, .. }, .. }) if *writers > 0
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Caller;
+    use crate::fs::tests::{ROOT, plain};
+
+    const ME: Caller = Caller { uid: 0, gid: 0 };
+
+    /// A kernel that takes every file.
+    fn takes(_: BorrowedFd<'_>, _: u64) -> Option<Backing> {
+        Some(Arc::new(()))
+    }
+
+    fn open(view: &View, number: u64, flags: i32) -> Res<crate::fs::Opened> {
+        view.open_by(number, OpenHow::from_raw(flags), ME, &takes)
+    }
+
+    #[test]
+    fn what_may_be_copied_up_is_read_by_the_daemon_and_its_copy_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = plain(dir.path(), |lower| {
+            std::fs::write(lower.join("f"), "lower").unwrap()
+        });
+        let file = view.lookup(ROOT, b"f").unwrap().attr.number;
+        let reader = open(&view, file, libc::O_RDONLY).unwrap();
+        assert!(reader.backing.is_none());
+        // The copy, too, while the daemon has the inode open.
+        let writer = open(&view, file, libc::O_RDWR).unwrap();
+        assert!(writer.backing.is_none());
+        view.release(reader.handle);
+        assert!(open(&view, file, libc::O_RDONLY).unwrap().backing.is_none());
+        for handle in 1..=writer.handle + 1 {
+            view.release(handle);
+        }
+        let first = open(&view, file, libc::O_RDWR).unwrap();
+        let second = open(&view, file, libc::O_RDONLY).unwrap();
+        let (a, b) = (first.backing.unwrap(), second.backing.unwrap());
+        assert!(Arc::ptr_eq(&a, &b), "one inode has one backing");
+        drop(a);
+        view.release(first.handle);
+        view.release(second.handle);
+        assert_eq!(Arc::strong_count(&b), 1, "an upper's file is not kept");
+    }
+
+    #[test]
+    fn a_setuid_file_of_an_upper_is_written_by_the_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = plain(dir.path(), |_| {});
+        let how = OpenHow::from_raw(libc::O_RDWR);
+        for (name, mode, through) in [(&b"s"[..], 0o4755, false), (b"p", 0o755, true)] {
+            let made = view.create_by((ROOT, name), (mode, 0), how, ME, &takes);
+            assert_eq!(made.unwrap().1.backing.is_some(), through);
+        }
+    }
+
+    #[test]
+    fn an_open_of_another_file_than_the_kernel_has_is_looked_up_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = plain(dir.path(), |lower| {
+            std::fs::write(lower.join("f"), "lower").unwrap()
+        });
+        let old = view.lookup(ROOT, b"f").unwrap().attr.number;
+        let writer = open(&view, old, libc::O_RDWR).unwrap();
+        assert!(writer.backing.is_some());
+        view.write(old, writer.handle, 0, b"upper", false).unwrap();
+        // As a store that is emptied by hand, or a rule that is another one now.
+        std::fs::remove_file(dir.path().join("upper/f")).unwrap();
+        assert_eq!(open(&view, old, libc::O_RDONLY).err(), Some(Errno::STALE));
+        let new = view.lookup(ROOT, b"f").unwrap().attr.number;
+        assert_ne!(old, new);
+        let reader = open(&view, new, libc::O_RDONLY).unwrap();
+        let mut text = [0; 5];
+        view.read(new, reader.handle, 0, &mut text).unwrap();
+        assert_eq!(&text, b"lower");
+        view.read(old, writer.handle, 0, &mut text).unwrap();
+        assert_eq!(&text, b"upper");
+        assert_eq!(view.getattr(old, None).unwrap().attr.stat.nlink, 0);
+    }
+
+    #[test]
+    fn what_the_kernel_has_is_kept_for_the_same_file_only() {
+        let file = Some((1, 2));
+        let wish = |file, through| Wish {
+            file,
+            through,
+            writes: false,
+            upper: None,
+            lasting: true,
+        };
+        let mut way = Way::default();
+        let mut keeps = |file, backing: Option<Backing>| {
+            let counted = way.enter(&wish(file, backing.is_some()), backing);
+            way.now = Now::Closed;
+            counted
+                .and_then(Result::ok)
+                .is_some_and(|counted| counted.keeps_cache)
+        };
+        assert!(!keeps(file, None));
+        assert!(keeps(file, None));
+        assert!(!keeps(Some((1, 3)), None));
+        assert!(keeps(Some((1, 3)), None));
+        assert!(!keeps(Some((1, 3)), Some(Arc::new(()))));
+        assert!(
+            !keeps(Some((1, 3)), None),
+            "it may have been written past the cache"
+        );
+        assert!(!keeps(None, None));
+        assert!(!keeps(None, None));
     }
 }

@@ -4,6 +4,7 @@
 //! kernel says so a few requests later. On a full store that is too late: who removes a file and
 //! writes at once would still get ENOSPC. So what nobody has open is let go of then.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -29,6 +30,18 @@ impl View {
         match work() {
             Err(Errno::NOSPC | Errno::DQUOT) if self.let_go() => work(),
             other => other,
+        }
+    }
+
+    /// Before the kernel writes to a store by itself, where nobody can try a second time: lets go of
+    /// removed files if there is little room.
+    pub(super) fn make_room(&self, on: impl AsFd) {
+        if self.held.removed.lock().is_empty() {
+            return;
+        }
+        let scarce = |fs: rustix::fs::StatVfs| fs.f_bavail < fs.f_blocks / 2;
+        if rustix::fs::fstatvfs(on).is_ok_and(scarce) {
+            self.let_go();
         }
     }
 

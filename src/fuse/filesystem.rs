@@ -368,6 +368,10 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        if self.io.mode() == IoMode::Cached && self.view().closes_all_quietly() {
+            // Not asked again, not even for what is only read (fs/fuse/file.c, fuse_flush).
+            return reply.error(fuser::Errno::ENOSYS);
+        }
         self.guarded(Op::Flush, ino, || {
             self.done(Op::Flush, ino, self.view().flush(fh.0), reply)
         });

@@ -97,12 +97,12 @@ impl Registry {
         );
         counter(
             "statelite_read_bytes_total",
-            "Bytes of files that were read through the daemon.",
+            "Bytes of files that were read through the daemon, not by the kernel itself (io = \"passthrough\").",
             read,
         );
         counter(
             "statelite_written_bytes_total",
-            "Bytes of files that were written through the daemon.",
+            "Bytes of files that were written through the daemon, not by the kernel itself (io = \"passthrough\").",
             written,
         );
         counter(

@@ -1,0 +1,219 @@
+//! Which way the kernel reads and writes (configuration key `io`): whatever it is, a node sees the
+//! same, and lower layers stay as they are.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod harness;
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use harness::*;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// What may happen to a file; every sequence of [`LENGTH`] of them is tried.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Read,
+    Write,
+    Truncate,
+    CloseFirst,
+    CloseLast,
+    RenameOver,
+    Unlink,
+}
+
+const STEPS: [Step; 7] = [
+    Step::Read,
+    Step::Write,
+    Step::Truncate,
+    Step::CloseFirst,
+    Step::CloseLast,
+    Step::RenameOver,
+    Step::Unlink,
+];
+const LENGTH: u32 = 4;
+const LOWER: &[u8] = b"lower file";
+
+type Content = Rc<RefCell<Vec<u8>>>;
+
+/// A file as POSIX has it: what is open stays what it is, whoever has it open sees every write.
+fn play(ov: &Overlay, number: usize) {
+    let (name, other) = (format!("f{number}"), format!("g{number}"));
+    let at = ov.at(&name);
+    let lower: Content = Rc::new(RefCell::new(LOWER.to_vec()));
+    let mut named = Some(lower);
+    let mut open_files: Vec<(File, Content)> = Vec::new();
+    let mut rest = number;
+    let mut steps = Vec::new();
+    for turn in 0..LENGTH as u8 {
+        let step = STEPS[rest % STEPS.len()];
+        rest /= STEPS.len();
+        steps.push(step);
+        let said = |what| format!("{what} in {steps:?}");
+        match step {
+            Step::Read => match &named {
+                Some(content) => {
+                    let file = open_r(&at).unwrap_or_else(|e| panic!("{}: {e}", said("open")));
+                    open_files.push((file, content.clone()));
+                }
+                None => fails!(open_r(&at), NOENT),
+            },
+            Step::Write | Step::Truncate => {
+                let truncates = matches!(step, Step::Truncate);
+                let mut flags = OFlags::RDWR | OFlags::CREATE;
+                flags.set(OFlags::TRUNC, truncates);
+                let file =
+                    open(&at, flags, 0o644).unwrap_or_else(|e| panic!("{}: {e}", said("open")));
+                let content = named.get_or_insert_default().clone();
+                {
+                    let mut content = content.borrow_mut();
+                    if truncates {
+                        content.clear();
+                    }
+                    let end = content.len().max(3);
+                    content.resize(end, 0);
+                    content[..3].copy_from_slice(&[b'0' + turn; 3]);
+                }
+                pwrite(&file, 0, [b'0' + turn; 3]).unwrap();
+                open_files.push((file, content));
+            }
+            Step::CloseFirst if !open_files.is_empty() => drop(open_files.remove(0)),
+            Step::CloseFirst => {}
+            Step::CloseLast => drop(open_files.pop()),
+            Step::RenameOver => {
+                let content = vec![b'A' + turn; 5];
+                write(ov.at(&other), &content).unwrap();
+                rename(ov.at(&other), &at).unwrap();
+                named = Some(Rc::new(RefCell::new(content)));
+            }
+            Step::Unlink => match named.take() {
+                Some(_) => unlink(&at).unwrap(),
+                None => fails!(unlink(&at), NOENT),
+            },
+        }
+        for (file, content) in &open_files {
+            let seen = pread(file, 0, 64).unwrap_or_else(|e| panic!("{}: {e}", said("read")));
+            assert_eq!(seen, *content.borrow(), "{}", said("an open file"));
+            assert_eq!(
+                fstat(file).st_size as usize,
+                seen.len(),
+                "{}",
+                said("its size")
+            );
+        }
+        match &named {
+            Some(content) => {
+                let said = said("by name");
+                let seen = read(&at).unwrap_or_else(|e| panic!("{said}: {e}"));
+                assert_eq!(seen, *content.borrow(), "{said}");
+                assert_eq!(lstat(&at).unwrap().st_size as usize, seen.len(), "{said}");
+            }
+            None => fails!(lstat(&at), NOENT),
+        }
+    }
+    drop(open_files);
+    if let Some(content) = named
+        && exists(ov.up(&name))
+    {
+        assert_eq!(
+            read(ov.up(&name)).unwrap(),
+            *content.borrow(),
+            "the upper after {steps:?}"
+        );
+    }
+}
+
+fn every_order(store: Store, io: &'static str) {
+    let count = STEPS.len().pow(LENGTH);
+    let ov = Overlay::new(store, |lower| {
+        for number in 0..count {
+            write(lower.join(format!("f{number}")), LOWER).unwrap();
+        }
+    })
+    .with_io(io);
+    let before = ov.lower_trees();
+    for number in 0..count {
+        play(&ov, number);
+    }
+    assert!(before == ov.lower_trees(), "a lower layer has changed");
+}
+
+#[test]
+fn every_order_of_opens_writes_and_removals() {
+    every_order(TMPFS, "passthrough");
+}
+
+#[test]
+fn every_order_without_opens() {
+    every_order(TMPFS, "cached");
+}
+
+#[test]
+fn every_order_through_the_daemon() {
+    every_order(TMPFS, "daemon");
+}
+
+#[test]
+fn what_was_copied_up_is_read_and_written_without_the_daemon() {
+    let ov = Overlay::new(TMPFS, |lower| write(lower.join("f"), "lower").unwrap());
+    if ov.target != Target::Statelite {
+        return;
+    }
+    append(ov.at("f"), " more").unwrap();
+    let (copied, made) = (
+        open_rw(ov.at("f")).unwrap(),
+        create(ov.at("g"), 0o644).unwrap(),
+    );
+    // At the first write the kernel asks whether there are capabilities that it must take away.
+    for file in [&copied, &made] {
+        pwrite(file, 0, "upper").unwrap();
+    }
+    let daemons = ov.daemons();
+    let signal = |signal| {
+        for pid in &daemons {
+            kill_process(Pid::from_raw(*pid as i32).unwrap(), signal).unwrap();
+        }
+    };
+    let done = AtomicBool::new(false);
+    signal(Signal::STOP);
+    let went = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for file in [&copied, &made] {
+                pwrite(file, 0, "UPPER").unwrap();
+                assert_eq!(pread(file, 0, 5).unwrap(), b"UPPER");
+            }
+            done.store(true, Ordering::Release);
+        });
+        let went = poll_for(std::time::Duration::from_secs(60), &mut || {
+            done.load(Ordering::Acquire)
+        });
+        signal(Signal::CONT);
+        went
+    });
+    assert!(went, "the kernel waits for the daemon");
+    assert_eq!(read(ov.at("f")).unwrap(), b"UPPER more");
+    assert_eq!(read(ov.low("f")).unwrap(), b"lower");
+}
+
+#[test]
+fn room_that_a_removal_made_can_be_written_to_at_once() {
+    let ov = Overlay::new(Store::Tmpfs(8 << 20), |_| {});
+    let most = vec![1; 5 << 20];
+    for round in 0..20 {
+        let at = ov.at(format!("f{round}"));
+        write(&at, &most).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        unlink(at).unwrap();
+    }
+}
+
+#[test]
+fn setuid_goes_at_a_write_by_a_file_that_was_open_before() {
+    let ov = Overlay::new(TMPFS, |_| {});
+    let file = create(ov.at("f"), 0o755).unwrap();
+    lchown(ov.at("f"), Some(1000), Some(1000)).unwrap();
+    chmod(ov.at("f"), 0o4755).unwrap();
+    as_user(1000, 1000, &[], || pwrite(&file, 0, "x")).unwrap();
+    assert_eq!(perm(ov.at("f")), 0o755);
+}
