@@ -169,7 +169,7 @@ class Lab:
             self.strace.send_signal(signal.SIGTERM)
         self.strace.communicate()
         self.strace = None
-        counts, steps = {}, []
+        counts, steps, last = {}, [], None
         with open(self.trace, errors="replace") as lines:
             for thread, line in whole_calls(lines):
                 call = re.match(r"[a-z]\w*(?=\()", line)
@@ -177,8 +177,11 @@ class Lab:
                 if call and not call[0].startswith("syscall_"):
                     # As strace counts them where it is to disturb one: those of each thread.
                     counts[thread, call[0]] = counts.get((thread, call[0]), 0) + 1
-                    if changes(line):
+                    # Of a process that was killed, strace shows the first thread in the call that another one died in.
+                    shadow = steps and thread != last and not re.search(r"\)\s+= ", line) and same_step(line) == same_step(steps[-1][2])
+                    if changes(line) and not shadow:
                         steps.append((call[0], counts[thread, call[0]], line))
+                        last = thread
         return steps
 
     def as_kernel_shows(self):
@@ -330,7 +333,7 @@ class Case:
 
     def killed(self, steps, at):
         _, seen = self.disturbed(steps, at, "signal=SIGKILL")
-        must(len(seen) == at + 1, "the daemon lived on")
+        must(len(seen) == at + 1, f"the daemon lived on: {seen[at + 1:]}")
         self.lab.umount(dead=True)
         state = self.settle()
         self.lab.mount()

@@ -277,7 +277,8 @@ mod tests {
 
     use super::*;
     use crate::fs::tests::{ROOT, plain};
-    use crate::fs::{Caller, OpenHow};
+    use crate::fs::{Caller, Changes, OpenHow};
+    use crate::sys::obj::SetTime;
     use crate::sys::Errno;
     use rustix::fs::RenameFlags;
 
@@ -325,6 +326,54 @@ mod tests {
         let third = view.mkdir(ROOT, b"b", 0o755, 0, ME).unwrap().attr.number;
         create(&view, third, b"u").unwrap();
         assert_eq!(names(&upper.join("b")), ["u"]);
+    }
+
+    #[test]
+    fn what_is_open_for_writing_is_what_is_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = plain(dir.path(), |lower| {
+            std::fs::write(lower.join("f"), "lower").unwrap()
+        });
+        let how = OpenHow::from_raw(libc::O_WRONLY);
+        let changes = |mode| Changes {
+            mode: Some(mode),
+            uid: None,
+            gid: None,
+            size: None,
+            atime: SetTime::Omit,
+            mtime: SetTime::At(1, 0),
+        };
+        let set = |number, mode| {
+            let entry = view.setattr(number, &changes(mode), None, ME).unwrap();
+            assert_eq!(entry.attr.stat.mode & 0o7777, mode);
+            assert_eq!(entry.attr.number, number);
+        };
+        let mode = |name: &str| {
+            use std::os::unix::fs::PermissionsExt;
+            let at = dir.path().join("upper").join(name);
+            at.symlink_metadata().unwrap().permissions().mode() & 0o7777
+        };
+        let made = view.create(ROOT, b"own", 0o600, 0, how, ME).unwrap();
+        let copy = view.lookup(ROOT, b"f").unwrap().attr.number;
+        let files = [(made.0.attr.number, "own", Some(made.1)), (copy, "f", None)];
+        for (number, name, handle) in files {
+            let handle = handle.unwrap_or_else(|| view.open(number, how, ME).unwrap());
+            let inode = view.inode(number).unwrap();
+            assert!(view.near_here(&inode).unwrap().open.is_some());
+            set(number, 0o640);
+            view.setxattr(number, b"user.k", b"v", 0, ME).unwrap();
+            assert_eq!(view.getxattr(number, b"user.k").unwrap(), b"v");
+            // The name is another's now: the inode is what it was.
+            let new = create(&view, ROOT, b"new").unwrap();
+            view.rename((ROOT, b"new"), (ROOT, name.as_bytes()), RenameFlags::empty())
+                .unwrap();
+            set(number, 0o604);
+            assert_eq!(mode(name), 0o644);
+            set(new, 0o600);
+            assert_eq!(mode(name), 0o600);
+            view.release(handle);
+            assert!(view.being_written(&inode).is_none());
+        }
     }
 
     #[test]
