@@ -179,11 +179,14 @@ impl Shared {
         }))
     }
 
-    /// Returns once everything that happened in layers before the call has been passed on.
+    /// Returns once everything that happened in layers before the call has been passed on, and all
+    /// kernel sides have been told. What a request that is being answered brings to a kernel's
+    /// caches meanwhile may be older.
     pub fn settle(&self) {
         if let Some(watcher) = &self.state.watcher {
             watcher.settle();
         }
+        self.state.hub.settle();
     }
 
     /// What the watcher has seen.
@@ -238,6 +241,12 @@ impl State {
             all.filter_map(|known| Some((known.layer.upgrade()?, known.missing)))
                 .collect()
         };
+        if let Some(watcher) = &self.watcher {
+            for root in self.hub.abandoned() {
+                watcher.unwatch(root);
+            }
+        }
+        self.hub.tick();
         let mut unwatched = false;
         for (layer, was_missing) in layers {
             if layer.is_upper() {
