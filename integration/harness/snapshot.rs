@@ -32,6 +32,8 @@ pub struct Node {
 pub struct Look {
     /// The mtime of everything but directories.
     pub mtime: bool,
+    /// The mtime of directories as well.
+    pub dir_mtime: bool,
     /// The mtime of everything where someone set it: later than `RECENT` counts as one time.
     pub set_mtime: bool,
     /// Not d_ino: overlayfs tells it right only where the upper has marks of its own making
@@ -123,7 +125,7 @@ fn mtime(stat: &ops::Stat, is_dir: bool, look: Look) -> Option<(i64, i64)> {
     if look.set_mtime {
         Some(if at.0 > RECENT { (RECENT, 0) } else { at })
     } else {
-        (look.mtime && !is_dir).then_some(at)
+        (look.mtime && (!is_dir || look.dir_mtime)).then_some(at)
     }
 }
 

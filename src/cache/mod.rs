@@ -9,6 +9,7 @@
 //!
 //! Lock order: one shard at a time, nothing else is locked under it.
 
+mod absent;
 mod shard;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::sys::obj::Stat;
+use absent::Absences;
 pub use shard::Ticket;
 use shard::{Key, Shard};
 
@@ -98,6 +100,10 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Cache {
     shards: Box<[Mutex<Shard>]>,
+    absent: Absences,
+    /// One bit for each object that was ever looked at, by a hash: most changes that are told by
+    /// an object alone are of objects that no layer has.
+    seen: Box<[AtomicU64]>,
     limit: usize,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -106,12 +112,23 @@ pub struct Cache {
 /// So many locks; a power of two.
 const SHARDS: usize = 32;
 
+/// The names that kernels may hold as absent without end are at most so many.
+const ABSENCES: usize = 1 << 18;
+
+/// Words of the table of objects that were seen; a power of two.
+const SEEN: usize = 1 << 18;
+
 impl Cache {
     /// An empty cache that holds at most so many bytes.
     pub fn new(limit: usize) -> Cache {
         Cache {
             shards: (0..SHARDS)
                 .map(|_| Mutex::new(Shard::new(limit / SHARDS)))
+                .collect(),
+            absent: Absences::new(ABSENCES),
+            // A cache that keeps nothing is told of nothing.
+            seen: (0..if limit == 0 { 1 } else { SEEN })
+                .map(|_| AtomicU64::new(0))
                 .collect(),
             limit,
             hits: AtomicU64::new(0),
@@ -151,6 +168,10 @@ impl Cache {
     /// Keeps what was found out after a miss.
     pub fn put_fact(&self, layer: LayerId, path: &[u8], fact: Fact, ticket: Ticket) {
         let hash = hash(path);
+        if let Fact::Object(Object { stat, .. }) = &fact {
+            let (word, bit) = self.bit(stat.dev, stat.ino);
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
         let cost = match &fact {
             Fact::Object(object) => object.target.as_ref().map_or(0, |target| target.len() + 16),
             Fact::Absent | Fact::Whiteout => 0,
@@ -212,19 +233,27 @@ impl Cache {
         }
     }
 
-    /// The names in a directory that are known to be absent there.
-    pub fn absent_in(&self, layer: LayerId, dir: &[u8]) -> Vec<Box<[u8]>> {
-        let mut names = Vec::new();
-        for shard in &self.shards {
-            shard.lock().visit(layer, |path, value| {
-                if let (Value::Fact(Fact::Absent | Fact::Whiteout), Some(name)) =
-                    (value, name_in(path, dir))
-                {
-                    names.push(name.into());
-                }
-            });
-        }
-        names
+    /// Was this object ever found in a layer? True for a few that were not.
+    pub fn has_seen(&self, dev: u64, ino: u64) -> bool {
+        let (word, bit) = self.bit(dev, ino);
+        word.load(Ordering::Relaxed) & bit != 0
+    }
+
+    fn bit(&self, dev: u64, ino: u64) -> (&AtomicU64, u64) {
+        let hash = xxh3_64(&[dev.to_ne_bytes(), ino.to_ne_bytes()].concat());
+        let word = (hash >> 6) as usize % self.seen.len();
+        (&self.seen[word], 1 << (hash & 63))
+    }
+
+    /// A kernel is about to be told that a view's directory (by its path) lacks a name, until it
+    /// is told otherwise. False where it must not be: the name could not be noted.
+    pub fn note_absent(&self, dir: &[u8], name: &[u8]) -> bool {
+        self.absent.note(dir, name)
+    }
+
+    /// The names that some kernel may hold as absent in a directory of a view.
+    pub fn absent_in(&self, dir: &[u8]) -> Vec<Box<[u8]>> {
+        self.absent.of(dir)
     }
 
     /// How it does.
@@ -256,16 +285,6 @@ fn is_below(path: &[u8], top: &[u8]) -> bool {
         Some(rest) => rest.is_empty() || top.is_empty() || rest[0] == b'/',
         None => false,
     }
-}
-
-/// The name of what lies directly in a directory.
-fn name_in<'p>(path: &'p [u8], dir: &[u8]) -> Option<&'p [u8]> {
-    let rest = path.strip_prefix(dir)?;
-    let name = match dir.is_empty() {
-        true => rest,
-        false => rest.strip_prefix(b"/")?,
-    };
-    (!name.is_empty() && !name.contains(&b'/')).then_some(name)
 }
 
 #[cfg(test)]
@@ -358,17 +377,12 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_absent_in_a_directory_are_told() {
+    fn an_object_that_was_found_is_known_as_seen_also_when_its_fact_is_gone() {
         let cache = Cache::new(1 << 20);
-        for path in [&b"d/a"[..], b"d/b/c", b"da", b"d"] {
-            put(&cache, 1, path, Fact::Absent);
-        }
-        put(&cache, 1, b"d/there", object(1));
-        assert_eq!(cache.absent_in(1, b"d"), [b"a"[..].into()]);
-        let mut top = cache.absent_in(1, b"");
-        top.sort();
-        assert_eq!(top, [b"d"[..].into(), b"da"[..].into()]);
-        assert!(cache.absent_in(2, b"d").is_empty());
+        assert!(!cache.has_seen(7, 5));
+        put(&cache, 1, b"a", object(5));
+        cache.forget(1, b"a");
+        assert!(cache.has_seen(7, 5));
     }
 
     #[test]

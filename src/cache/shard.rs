@@ -154,12 +154,6 @@ impl Shard {
         }
     }
 
-    pub(super) fn visit(&self, layer: LayerId, mut visit: impl FnMut(&[u8], &Value)) {
-        for (_, entry) in self.entries.iter().filter(|(key, _)| key.layer == layer) {
-            visit(&entry.path, &entry.value);
-        }
-    }
-
     fn drop_entry(&mut self, key: &Key) {
         if let Some(entry) = self.entries.pop(key) {
             self.bytes -= entry.cost;

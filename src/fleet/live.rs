@@ -12,14 +12,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::cache::Cache;
-use crate::fs::{Event, Notice, Root};
+use crate::fs::{Event, Mounts, Notice, Root};
 use crate::fuse::Notifier;
 use crate::layer::Layer;
 use crate::pool::Pool;
 use crate::sys::Res;
+use crate::sys::mountinfo::{self, Mount};
 use crate::watch::{Change, Lost, Object, RootId, Sink, What};
 
 /// A mounted view, as long as it is to be told of changes.
@@ -58,6 +59,8 @@ struct Post {
     point: PathBuf,
     notifier: Notifier,
     queue: Mutex<Queue>,
+    /// All is sent.
+    idle: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +68,39 @@ struct Queue {
     waiting: Vec<Message>,
     /// A thread is sending.
     busy: bool,
+    /// What was told since the last tick, and in the time before that: it is told once more, see
+    /// [`Post::tick`].
+    told: [Told; 2],
+    /// The view's count of lasting answers at the last tick, and at the one before that.
+    answers: [u64; 2],
+}
+
+/// What was told in a stretch of time.
+#[derive(Debug, Default)]
+struct Told {
+    notices: Vec<Notice>,
+    all: bool,
+}
+
+impl Told {
+    fn add(&mut self, message: &Message) {
+        match message {
+            Message::Some(notices) if self.notices.len() + notices.len() <= MANY => {
+                self.notices.extend(notices.iter().cloned());
+            }
+            _ => self.all = true,
+        }
+        if self.all {
+            self.notices = Vec::new();
+        }
+    }
+
+    fn message(self) -> Option<Message> {
+        match self.all {
+            true => Some(Message::All),
+            false => (!self.notices.is_empty()).then_some(Message::Some(self.notices)),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -84,6 +120,7 @@ impl Post {
                 let mut queue = self.queue.lock();
                 if queue.waiting.is_empty() {
                     queue.busy = false;
+                    self.idle.notify_all();
                     return;
                 }
                 std::mem::take(&mut queue.waiting)
@@ -102,22 +139,26 @@ impl Post {
             Message::Some(notices) => {
                 for notice in &notices {
                     match notice {
-                        Notice::Tree(path) => self.tell_names(path)?,
+                        Notice::Tree { path, sure } => {
+                            let renewed = self.root.view_arc().is_renewed(path);
+                            if *sure || renewed {
+                                self.tell_names(path)?;
+                            }
+                        }
                         other => self.notifier.tell(other)?,
                     }
                 }
                 Ok(())
             }
             Message::All => {
+                let none = mounts_in(&self.point).is_some_and(|mounts| mounts.is_empty());
+                let told = none && self.notifier.all_names()?;
                 let view = self.root.view_arc();
-                for notice in view.every_inode() {
-                    self.notifier.tell(&notice)?;
+                match told {
+                    true => self.tell_each(view.every_dir(b""))?,
+                    false => self.tell_names(b"")?,
                 }
-                let mounts = mounts_below(&self.point);
-                if mounts.is_empty() && self.notifier.all_names()? {
-                    return Ok(());
-                }
-                self.tell_names(b"")
+                self.tell_each(view.every_inode())
             }
         }
     }
@@ -126,12 +167,18 @@ impl Post {
     /// stays.
     fn tell_names(&self, top: &[u8]) -> Res<()> {
         let view = self.root.view_arc();
-        for (notice, drop) in view.every_name(top, &mounts_below(&self.point)) {
+        // What is looked up while a directory is thrown away would stay in it.
+        self.tell_each(view.every_dir(top))?;
+        for (notice, drop) in view.every_name(top, &mounts_in(&self.point)) {
             if let Notice::Entry { parent, name } = notice {
                 self.notifier.name(parent, &name, drop)?;
             }
         }
         Ok(())
+    }
+
+    fn tell_each(&self, notices: Vec<Notice>) -> Res<()> {
+        notices.iter().try_for_each(|n| self.notifier.tell(n))
     }
 }
 
@@ -189,6 +236,7 @@ impl Hub {
             point,
             notifier,
             queue: Mutex::default(),
+            idle: Condvar::new(),
         });
         self.views.write().push(view.clone());
         Attached {
@@ -213,11 +261,18 @@ impl Hub {
     }
 
     fn send(&self, post: &Arc<Post>, message: Message) {
+        post.queue.lock().told[0].add(&message);
+        self.send_once(post, message);
+    }
+
+    /// Sends what is not told a second time.
+    fn send_once(&self, post: &Arc<Post>, message: Message) {
         let mut queue = post.queue.lock();
         if queue.waiting.len() >= MANY {
             // It does not keep up. Whatever was to be told is part of this.
             post.root.view().all_changed();
             queue.waiting = vec![Message::All];
+            queue.told[0].add(&Message::All);
         } else {
             queue.waiting.push(message);
         }
@@ -225,6 +280,60 @@ impl Hub {
             let post = post.clone();
             self.senders.run(move || post.send_all());
         }
+    }
+
+    /// Once in a while: tells again what was told while the view was answering requests.
+    ///
+    /// An answer from before a change may come to the kernel's caches after the word of it: the
+    /// answer was given, but who asked has not run since. Names being looked up for the first time
+    /// are waited for ([`Notice::Wait`]), and attributes have versions; a name whose time is over
+    /// and that is being asked for again has neither.
+    pub(super) fn tick(&self) {
+        for post in self.views.read().clone() {
+            let again = {
+                let mut queue = post.queue.lock();
+                let answers = post.root.view().lasting_answers();
+                let [last, before] = queue.answers;
+                queue.answers = [answers, last];
+                let [told, _] = &mut queue.told;
+                let told = std::mem::take(told);
+                let older = std::mem::replace(&mut queue.told[1], told);
+                older.message().filter(|_| answers != before)
+            };
+            if let Some(message) = again {
+                self.send_once(&post, message);
+            }
+        }
+    }
+
+    /// Returns once all that was told of before has been sent, what is told twice included.
+    pub(super) fn settle(&self) {
+        let views = self.views.read().clone();
+        for post in &views {
+            let told = std::mem::take(&mut post.queue.lock().told);
+            for message in told.into_iter().rev().filter_map(Told::message) {
+                self.send_once(post, message);
+            }
+        }
+        for post in &views {
+            let mut queue = post.queue.lock();
+            while queue.busy {
+                post.idle.wait(&mut queue);
+            }
+        }
+    }
+
+    /// The watched roots whose layers nobody has any more, and are forgotten by this.
+    pub(super) fn abandoned(&self) -> Vec<RootId> {
+        let mut gone = Vec::new();
+        self.layers.write().retain(|root, layers| {
+            layers.retain(|layer| layer.strong_count() > 0);
+            if layers.is_empty() {
+                gone.push(*root);
+            }
+            !layers.is_empty()
+        });
+        gone
     }
 
     fn tell(&self, layer: &Layer, event: Event<'_>) {
@@ -250,9 +359,14 @@ impl Hub {
     pub(super) fn refresh_unwatched(&self) {
         let views: Vec<Arc<Post>> = self.views.read().clone();
         for post in views {
-            let notices = post.root.view().unwatched_dirs();
+            let view = post.root.view_arc();
+            let unsure = |layer: &Arc<Layer>| !layer.is_upper() && !layer.is_watched();
+            if !view.layers().iter().any(unsure) {
+                continue;
+            }
+            let notices = view.unwatched_dirs();
             if !notices.is_empty() {
-                self.send(&post, Message::Some(notices));
+                self.send_once(&post, Message::Some(notices));
             }
         }
     }
@@ -262,13 +376,8 @@ impl Hub {
         if change.name.is_empty() || change.what != What::Entry {
             let path = join(dir, change.name);
             self.cache.forget(id, &path);
-            if change.is_dir && change.what == What::Attributes {
-                // It may have become opaque, or ceased to be: what is below shows or not.
-                let (dir, name) = crate::sys::obj::split(&path);
-                let tree = true;
-                return self.tell(layer, Event::Name { dir, name, tree });
-            }
-            return self.tell(layer, Event::Object(&path));
+            let (path, dir) = (&path[..], change.is_dir);
+            return self.tell(layer, Event::Object { path, dir });
         }
         let path = join(dir, change.name);
         // The directory's times and names; the name.
@@ -293,6 +402,9 @@ impl Sink for Hub {
     }
 
     fn object_changed(&self, roots: &[RootId], object: Object, _what: What) {
+        if !self.cache.has_seen(object.dev, object.ino) {
+            return;
+        }
         for layer in roots.iter().flat_map(|root| self.layers_of(*root)) {
             self.cache.forget_object(layer.id(), object.dev, object.ino);
             self.tell(&layer, Event::Backing(object.dev, object.ino));
@@ -323,44 +435,31 @@ impl Sink for Hub {
     }
 }
 
-/// What is mounted below a directory, as paths from there. Other mount namespaces are not seen.
-fn mounts_below(point: &Path) -> Vec<Vec<u8>> {
-    let table = match std::fs::read("/proc/self/mountinfo") {
+/// What is mounted in the view that is mounted on a directory, whichever way it is reached. Other
+/// mount namespaces are not seen.
+fn mounts_in(point: &Path) -> Mounts {
+    let table = match mountinfo::read() {
         Ok(table) => table,
         Err(error) => {
-            tracing::warn!(%error, "/proc/self/mountinfo: what is mounted in views is not known");
-            return Vec::new();
+            tracing::warn!(%error, "{}: what is mounted in views is not known", mountinfo::TABLE);
+            return None;
         }
     };
-    let mut top = point.as_os_str().as_bytes().to_vec();
-    top.push(b'/');
-    let points = table
-        .split(|b| *b == b'\n')
-        .filter_map(|line| line.split(|b| *b == b' ').nth(4));
-    points
-        .filter_map(|point| Some(unescape(point).strip_prefix(&top[..])?.to_vec()))
-        .collect()
-}
-
-/// Undoes the `\040` of proc(5)'s mount tables.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let digits = tail.get(..3).filter(|_| byte == b'\\');
-        let octal = digits.and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
-        match octal {
-            Some(decoded) => {
-                out.push(decoded);
-                rest = &tail[3..];
-            }
-            None => {
-                out.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    out
+    // The last one there is on top.
+    let view = table.iter().rfind(|mount| mount.point == point)?;
+    let instances: HashMap<u64, &Mount> = table
+        .iter()
+        .filter(|mount| mount.dev == view.dev)
+        .map(|mount| (mount.id, mount))
+        .collect();
+    let in_view = |mount: &Mount| {
+        let around = instances.get(&mount.parent)?;
+        let below = mount.point.strip_prefix(&around.point).ok()?;
+        let path = around.root.join(below);
+        let path = path.as_os_str().as_bytes();
+        Some(path.strip_prefix(b"/").unwrap_or(path).to_vec())
+    };
+    Some(table.iter().filter_map(in_view).collect())
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {

@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags};
 use super::stores;
 use crate::config::Config;
 use crate::layer::store::empty_dir;
-use crate::sys::Errno;
+use crate::sys::{Errno, mountinfo};
 
 /// Why nothing was reset.
 #[derive(Debug, thiserror::Error)]
@@ -69,18 +69,12 @@ pub(super) fn empty(config: &Config, node: &str) -> Result<bool, ResetError> {
     Ok(true)
 }
 
-/// The mount point of a node's view, if there is one (proc(5), mountinfo: the source comes second
-/// after the lone dash).
+/// The mount point of a node's view, if there is one.
 pub(super) fn mounted_on(node: &str) -> std::io::Result<Option<PathBuf>> {
     let source = format!("statelite:{node}");
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(mounts.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let mut after = after.split(' ');
+    let ours = mountinfo::read()?.into_iter().find(|mount| {
         // The kernel says the subtype only where it was mounted with one.
-        let is_fuse = matches!(after.next()?, "fuse" | "fuse.statelite");
-        let is_ours = is_fuse && after.next()? == source;
-        let point = before.split(' ').nth(4)?;
-        is_ours.then(|| PathBuf::from(point))
-    }))
+        matches!(&*mount.kind, "fuse" | "fuse.statelite") && *mount.source == *source
+    });
+    Ok(ours.map(|mount| mount.point))
 }

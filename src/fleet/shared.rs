@@ -175,11 +175,14 @@ impl Shared {
         }))
     }
 
-    /// Returns once everything that happened in layers before the call has been passed on.
+    /// Returns once everything that happened in layers before the call has been passed on, and all
+    /// kernel sides have been told. What a request that is being answered brings to a kernel's
+    /// caches meanwhile may be older.
     pub fn settle(&self) {
         if let Some(watcher) = &self.state.watcher {
             watcher.settle();
         }
+        self.state.hub.settle();
     }
 
     /// Tells what the watcher has seen, as long as there is one.
@@ -241,9 +244,13 @@ impl State {
         for (layer, _) in &layers {
             layer.let_go_idle();
         }
-        if self.watcher.is_none() {
+        let Some(watcher) = &self.watcher else {
             return;
+        };
+        for root in self.hub.abandoned() {
+            watcher.unwatch(root);
         }
+        self.hub.tick();
         let mut unwatched = false;
         for (layer, was_missing) in layers {
             if layer.is_upper() {

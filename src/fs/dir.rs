@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lru::LruCache;
@@ -270,7 +271,7 @@ impl View {
         Ok(Some(DirEntry {
             cookie,
             name,
-            number: here.attr.number,
+            number: self.number_of(&here),
             kind: here.kind(),
         }))
     }
@@ -313,7 +314,8 @@ impl View {
         let pos = self.rules.step(dir.pos, name);
         let own_rule = self.rules.guarded(pos) || self.rules.is_mtab(pos);
         let perhaps_chain = kind == libc::S_IFLNK || kind == 0;
-        if own_rule || perhaps_chain || self.layer_is_upper(src.layer) {
+        let salted = self.held.salted.load(Ordering::Relaxed);
+        if own_rule || perhaps_chain || salted || self.layer_is_upper(src.layer) {
             return 0;
         }
         id::of_path(&join(&dir.path, name), 0)

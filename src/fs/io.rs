@@ -75,7 +75,7 @@ impl View {
             return true;
         }
         let upper = self.inode(number).and_then(|inode| {
-            let pos = inode.data.state.read().pos;
+            let pos = self.pos_of(&inode);
             self.layers[self.writable(pos)? as usize].caps()
         });
         upper.is_ok_and(|caps| caps.closes_quietly)

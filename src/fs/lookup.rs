@@ -49,7 +49,7 @@ impl View {
             Outcome::Here(here) => Ok(Answer::Entry(self.enter(&dir_inode, name, *here)?.0)),
             Outcome::Absent { lasting, .. } => {
                 let trust = Trust {
-                    lasting,
+                    lasting: lasting && self.cache.note_absent(&dir.path, name),
                     generation,
                 };
                 Ok(Answer::Absent(self.lifetime(trust)))
@@ -82,22 +82,16 @@ impl View {
         } else {
             Naming::Sole
         };
-        if let Some(known) = self.held.inodes.get(here.attr.number) {
+        if let Some(known) = self.held.inodes.get(self.number_of(&here)) {
             self.displace(&known, &here);
         }
         let mut attr = here.attr;
-        for salt in 0..MAX_SALT {
-            if salt > 0 {
+        for _ in 0..MAX_SALT {
+            attr.number = self.number_of(&here);
+            if attr.number != here.attr.number {
                 self.held.salted.store(true, Ordering::Relaxed);
-                attr.number = id::of_path(&here.path, salt);
             }
-            let clashes = |known: &Inode| {
-                id::is_of_path(known.number)
-                    && match known.path() {
-                        Some(path) => here.upper.is_none() && path != here.path,
-                        None => self.goes_on_nameless(known, &here),
-                    }
-            };
+            let clashes = |known: &Inode| !self.may_be(known, &here);
             let make = || Node::new(here.pos, here.kind(), here.source.clone(), self.plan);
             match self
                 .held
@@ -106,7 +100,8 @@ impl View {
             {
                 Ok(inode) => {
                     self.refresh(&inode, &here);
-                    if here.kind() == libc::S_IFDIR && !id::is_of_path(attr.number) {
+                    let expected = id::of_path(&here.path, 0);
+                    if here.kind() == libc::S_IFDIR && attr.number != expected {
                         self.held.own_dirs.lock().insert(attr.number);
                     }
                     let lifetime = self.lifetime_of(&inode, here.trust);
@@ -132,6 +127,49 @@ impl View {
         }
     }
 
+    /// May the inode that is known by the number of what was found be the same object?
+    fn may_be(&self, known: &Inode, here: &Here) -> bool {
+        if !id::is_of_path(known.number) {
+            return true;
+        }
+        // To the kernel a number's object never changes its type.
+        let same_kind = here.upper.is_some() || known.data.state.read().kind == here.kind();
+        let is_there = match known.path() {
+            Some(path) => here.upper.is_some() || path == here.path,
+            None => !self.goes_on_nameless(known, here),
+        };
+        same_kind && is_there
+    }
+
+    /// The number of what was found: its own, or where another object is known by that, the next
+    /// best of its path.
+    pub(super) fn number_of(&self, here: &Here) -> u64 {
+        let first = here.attr.number;
+        if !id::is_of_path(first) || first == id::ROOT {
+            return first;
+        }
+        let known = |number| self.held.inodes.get(number);
+        if known(first).is_some_and(|known| self.may_be(&known, here) && !known.is_nameless()) {
+            return first;
+        }
+        let salts = || (1..MAX_SALT).map(|salt| id::of_path(&here.path, salt));
+        if self.held.salted.load(Ordering::Relaxed) {
+            // The one that it has had is kept, as long as anybody knows it by that.
+            let had = salts().find(|number| {
+                known(*number)
+                    .is_some_and(|known| self.may_be(&known, here) && !known.is_nameless())
+            });
+            if let Some(number) = had {
+                return number;
+            }
+        }
+        let free = |number: &u64| known(*number).is_none_or(|known| self.may_be(&known, here));
+        std::iter::once(first)
+            .chain(salts())
+            .find(free)
+            .unwrap_or(first)
+    }
+
     /// What was found, as the kernel is told of it.
     pub(super) fn entry_of(&self, here: &Here) -> Entry {
         Entry {
@@ -144,7 +182,7 @@ impl View {
     /// package is upgraded in the image): it loses its name as if it had been removed, and with
     /// that its number to the newcomer's next best. One number is one page cache: programs that
     /// run the old file would get pages of the new one.
-    fn displace(&self, known: &Arc<Inode>, here: &Here) {
+    pub(super) fn displace(&self, known: &Inode, here: &Here) -> bool {
         let replaced = match self.through(known) {
             // By one number the kernel reads and writes one file only.
             Some((file, _)) => file != (here.attr.stat.dev, here.attr.stat.ino),
@@ -152,16 +190,15 @@ impl View {
                 let before = known.data.state.read().backing;
                 let open =
                     known.data.opens.load(Ordering::Relaxed) > 0 || self.held.io == IoMode::Cached;
-                open && before.is_some() && here.backing().is_some() && before != here.backing()
+                open && before.is_some() && here.upper.is_none() && before != here.backing()
             }
         };
-        if replaced && !known.is_nameless() {
-            self.displace_open(known);
-        }
+        replaced && !known.is_nameless() && self.displace_open(known)
     }
 
-    /// Takes its name from an inode that is open, as if it had been removed.
-    pub(super) fn displace_open(&self, known: &Arc<Inode>) {
+    /// Takes its name from an inode that is open, as if it had been removed; false where nobody
+    /// has it open after all.
+    pub(super) fn displace_open(&self, known: &Inode) -> bool {
         let files = self.held.files.all();
         let file = files.into_iter().find(|file| file.is_of(known));
         let copy = match file.and_then(|file| file.current()) {
@@ -172,7 +209,7 @@ impl View {
         let open = known.data.opens.load(Ordering::Relaxed) > 0;
         if copy.is_none() && !open {
             // Nobody has read it lately, as far as is known.
-            return;
+            return false;
         }
         let path = known.path().unwrap_or_default().into();
         let upper = self.through(known).and_then(|(_, upper)| upper);
@@ -181,6 +218,7 @@ impl View {
         for link in known.links() {
             self.held.inodes.unlink(known, &link.parent, &link.name);
         }
+        true
     }
 
     /// The kernel forgets lookups.

@@ -42,7 +42,7 @@ pub use crate::sys::creds::Caller;
 pub use attr::Changes;
 pub use backing::{Backing, Register, by_daemon};
 pub use dir::DirEntry;
-pub use live::{Drop, Event, Notice};
+pub use live::{Drop, Event, Mounts, Notice};
 pub use node::{Node, Source, Src};
 pub use open::{OpenFile, OpenHow, Opened};
 
@@ -183,11 +183,13 @@ struct Held {
     streams: Mutex<dir::Streams>,
     /// Some path's number is not its first choice.
     salted: AtomicBool,
-    /// The numbers of directories that have one of their own.
+    /// The numbers of directories that have another than their path's.
     own_dirs: Mutex<HashSet<u64>>,
     io: IoMode,
     backings: backing::Kept,
     handless: handless::Files,
+    /// How often the kernel was told something that it believes until it is told otherwise.
+    lasting: AtomicU64,
 }
 
 /// One node's root, by one set of rules and layers (a plan). When those change, another view takes
@@ -275,6 +277,7 @@ impl View {
             io: spec.options.io,
             backings: backing::Kept::default(),
             handless: handless::Files::new(spec.options.io),
+            lasting: AtomicU64::new(0),
         };
         View::over(spec, Arc::new(held))
     }
@@ -328,7 +331,10 @@ impl View {
     /// For how long the kernel may believe a reply.
     fn lifetime(&self, trust: Trust) -> Duration {
         match trust.lasting {
-            true => FOREVER,
+            true => {
+                self.held.lasting.fetch_add(1, Ordering::Relaxed);
+                FOREVER
+            }
             false => self.options.lifetime,
         }
     }

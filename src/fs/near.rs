@@ -278,8 +278,8 @@ mod tests {
     use super::*;
     use crate::fs::tests::{ROOT, plain};
     use crate::fs::{Caller, Changes, OpenHow};
-    use crate::sys::obj::SetTime;
     use crate::sys::Errno;
+    use crate::sys::obj::SetTime;
     use rustix::fs::RenameFlags;
 
     const ME: Caller = Caller { uid: 0, gid: 0 };
@@ -365,8 +365,12 @@ mod tests {
             assert_eq!(view.getxattr(number, b"user.k").unwrap(), b"v");
             // The name is another's now: the inode is what it was.
             let new = create(&view, ROOT, b"new").unwrap();
-            view.rename((ROOT, b"new"), (ROOT, name.as_bytes()), RenameFlags::empty())
-                .unwrap();
+            view.rename(
+                (ROOT, b"new"),
+                (ROOT, name.as_bytes()),
+                RenameFlags::empty(),
+            )
+            .unwrap();
             set(number, 0o604);
             assert_eq!(mode(name), 0o644);
             set(new, 0o600);

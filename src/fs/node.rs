@@ -53,7 +53,10 @@ pub struct State {
     pub plan: u64,
     /// When the layers were last looked at; `None` where that failed.
     pub checked: Option<Checked>,
-    /// The backing file (device and inode) of a file of a lower layer.
+    /// A directory's layers have changed since the kernel was last told to ask again for what is
+    /// below it.
+    pub renewed: bool,
+    /// What (device and inode) a lower layer has there, where that is no directory.
     pub backing: Option<(u64, u64)>,
     /// What is left when the last name is gone, `O_PATH`.
     pub orphan: Option<Arc<Orphan>>,
@@ -111,6 +114,7 @@ impl Node {
                 source,
                 plan,
                 checked: None,
+                renewed: false,
                 backing: None,
                 orphan: None,
                 epoch: 0,

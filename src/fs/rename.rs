@@ -137,6 +137,11 @@ impl View {
                 .inodes
                 .rename(inode, (&from_parent, name), (&to_parent, new_name));
         }
+        for inode in moved.iter().chain(replaced.iter().filter(|_| exchange)) {
+            if let Some(path) = inode.path().filter(|_| from.attr.stat.is_dir() || exchange) {
+                self.dirs_moved(&path);
+            }
+        }
         Ok(())
     }
 

@@ -65,11 +65,11 @@ impl Here {
         self.attr.stat.kind()
     }
 
-    /// What a file of a lower layer is behind its path.
+    /// What a lower layer has there, where that is no directory.
     pub(super) fn backing(&self) -> Option<(u64, u64)> {
         let lower = self.upper.is_none() && matches!(self.source, Source::One(_));
         let stat = &self.attr.stat;
-        (lower && stat.kind() == libc::S_IFREG).then_some((stat.dev, stat.ino))
+        lower.then_some((stat.dev, stat.ino))
     }
 
     /// Is its descriptor as good as one opened so? What serves several handles has no position of
@@ -523,13 +523,23 @@ impl View {
         let zone = self.rules.zone(here.pos.zone);
         let at = self.layer_path(zone, &here.path, src);
         let layer = self.layer(src);
-        let fd = match layer.is_upper() && !is_mirror(zone) {
-            true => layer.open_near(&at, self.options.lifetime)?,
-            false => layer.open(&at, OFlags::PATH)?,
+        let changed = |error| {
+            // The word of that is still on its way. The kernel asks again at ESTALE, and must not
+            // get the same answer.
+            self.cache.forget(layer.id(), &at);
+            Err(error)
+        };
+        let opened = match layer.is_upper() && !is_mirror(zone) {
+            true => layer.open_near(&at, self.options.lifetime),
+            false => layer.open(&at, OFlags::PATH),
+        };
+        let fd = match opened {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return changed(Errno::STALE),
+            opened => opened?,
         };
         let (now, found) = (obj::stat(&fd)?, &here.attr.stat);
         if (now.dev, now.ino) != (found.dev, found.ino) {
-            return Err(Errno::STALE);
+            return changed(Errno::STALE);
         }
         Ok(Some((fd, now)))
     }
@@ -580,6 +590,11 @@ impl View {
                 }
             };
             match self.resolve(&dir, &link.name)? {
+                Outcome::Here(here)
+                    if self.is_same(inode, &here) && self.displace(inode, &here) =>
+                {
+                    break;
+                }
                 Outcome::Here(mut here) if self.is_same(inode, &here) => {
                     here.attr.number = inode.number;
                     self.refresh(inode, &here);
@@ -633,8 +648,11 @@ impl View {
 
     /// A salted number (see [`super::lookup`]) is still the same object's.
     fn is_same(&self, inode: &Inode, here: &Here) -> bool {
-        here.attr.number == inode.number
-            || (id::is_of_path(inode.number)
+        // Directories and what only the view has go on under their number; see `number_of`.
+        let kind = inode.data.state.read().kind;
+        (here.attr.number == inode.number && (here.upper.is_some() || kind == here.kind()))
+            || (kind == here.kind()
+                && id::is_of_path(inode.number)
                 && id::is_of_path(here.attr.number)
                 && (1..MAX_SALT).any(|salt| id::of_path(&here.path, salt) == inode.number))
     }
@@ -649,6 +667,7 @@ impl View {
                 // layer to another leaves open files as they are, like any replaced file.
                 state.epoch = state.epoch.wrapping_add(1);
             }
+            state.renewed |= state.plan != self.plan || matches!(state.source, Source::Dir(_));
             state.source = here.source.clone();
         }
         state.kind = here.kind();

@@ -51,8 +51,11 @@ impl Notifier {
                 self.send(INVAL_INODE, &body, None)
             }
             Notice::Entry { parent, name } => self.name(*parent, name, Drop::IfChanged),
+            // No name is empty: all that the kernel does is to take the directory's lock, which
+            // look-ups and listings hold until their answers are in its caches.
+            Notice::Wait(dir) => self.entry(*dir, b"", EXPIRE_ONLY),
             // One by one: the kernel knows no such message.
-            Notice::Tree(_) => Ok(()),
+            Notice::Tree { .. } => Ok(()),
         }
     }
 

@@ -10,6 +10,7 @@ pub mod dir;
 pub mod fanotify;
 pub mod fusemount;
 pub mod memory;
+pub mod mountinfo;
 pub mod obj;
 mod procfs;
 mod xattr;

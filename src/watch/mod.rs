@@ -15,7 +15,6 @@
 //! told), a bare access time, and what another machine does to a file system (those that allow
 //! it are refused).
 
-mod mounts;
 mod reader;
 mod refuse;
 mod system;

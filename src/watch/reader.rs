@@ -7,14 +7,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::tree::{Told, Tree};
-use super::{Change, Sink, Stats, mounts};
-use crate::sys::Errno;
+use super::{Change, Sink, Stats};
 use crate::sys::fanotify::Group;
+use crate::sys::{Errno, mountinfo};
+
+/// The mount table is read at most so often: where thousands of views are mounted one after the
+/// other, each of them is a change of it.
+const MOUNTS_EVERY: Duration = Duration::from_millis(100);
 
 /// Several thousand events at once.
 const BUFFER: usize = 256 << 10;
@@ -56,7 +61,7 @@ pub(super) fn start(sink: Arc<dyn Sink>) -> io::Result<(Arc<Shared>, JoinHandle<
         delivered: AtomicU64::new(0),
         overflows: AtomicU64::new(0),
     });
-    let mounts = File::open(mounts::TABLE)?;
+    let mounts = File::open(mountinfo::TABLE)?;
     let own = shared.clone();
     let name = std::thread::Builder::new().name("watch".into());
     let thread = name.spawn(move || {
@@ -123,6 +128,9 @@ impl Shared {
 
     fn run(&self, mounts: &File) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
+        // When the mount table was read last, and when a change that was told is to be looked at.
+        let mut looked: Option<Instant> = None;
+        let mut due: Option<Instant> = None;
         loop {
             self.tree.lock().rest();
             let mut fds = [
@@ -131,7 +139,9 @@ impl Shared {
                 // After the wake: so a mount from before a settle() is seen with it.
                 PollFd::from_borrowed_fd(mounts.as_fd(), PollFlags::PRI),
             ];
-            match poll(&mut fds, None) {
+            let wait = due.map(|due| due.saturating_duration_since(Instant::now()));
+            let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
+            match poll(&mut fds, wait.as_ref()) {
                 Err(Errno::INTR) => continue,
                 result => result?,
             };
@@ -140,7 +150,12 @@ impl Shared {
                 return Ok(());
             }
             let settling = (!woken.is_empty()).then(|| self.woken()).transpose()?;
-            if !mounts.is_empty() {
+            let now = Instant::now();
+            if !mounts.is_empty() && due.is_none() {
+                due = Some(looked.map_or(now, |at| at + MOUNTS_EVERY));
+            }
+            if due.is_some_and(|due| due <= now || settling.is_some()) {
+                (looked, due) = (Some(now), None);
                 let mut told = Vec::new();
                 self.tree.lock().mounts_changed(&mut told)?;
                 self.tell(&mut told);

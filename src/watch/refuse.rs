@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::mounts;
 use super::system::Root;
 use super::tree;
-use crate::sys::{Errno, Res, fanotify, obj};
+use crate::sys::{Errno, Res, fanotify, mountinfo, obj};
 
 /// Why a directory is not watched. Whoever wants to know of its changes has to look.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -115,7 +114,7 @@ pub(super) fn look(path: &Path) -> Result<Suitable, NotWatched> {
     let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(not_there)?;
     let own = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new());
     let own = PathBuf::from(OsString::from_vec(own.map_err(not_there)?.into_bytes()));
-    let table = mounts::read()
+    let table = mountinfo::read()
         .map_err(|error| not_there(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
     let mount = obj::mount_id(&fd).map_err(not_there)?;
     // A mount that the table does not have was taken away this moment.

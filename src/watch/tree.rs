@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::mounts::{self, Mount};
 use super::refuse::{self, NotWatched};
 use super::system::{self, Root, System, patiently};
 use super::{Lost, Object, RootId, What};
 use crate::sys::fanotify::{Event, Fsid, Group};
+use crate::sys::mountinfo::{self, Mount};
 use crate::sys::{Errno, Res};
 
 /// What the sink is to be told.
@@ -141,7 +141,7 @@ impl Tree {
         if others.into_iter().any(|(_, other)| other.dev == root.dev) {
             return;
         }
-        let Ok(table) = mounts::read() else { return };
+        let Ok(table) = mountinfo::read() else { return };
         for mount in table.iter().filter(|mount| mount.dev == root.dev) {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
             let Ok(fd) = rustix::fs::open(&mount.point, flags, Mode::empty()) else {
@@ -187,7 +187,7 @@ impl Tree {
         if self.systems.is_empty() {
             return Ok(());
         }
-        let table = mounts::read()?;
+        let table = mountinfo::read()?;
         let marked: HashSet<(u32, u32)> = self.group.marked()?.into_iter().collect();
         let mut gone = Vec::new();
         let mut over = Vec::new();

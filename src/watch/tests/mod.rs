@@ -14,6 +14,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::sys::mountinfo;
 
 /// A file system mounted in a directory of its own.
 pub(super) struct Mounted {
@@ -103,7 +104,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // A test that failed may have left it mounted, or unmounted it itself.
-        let mounted = mounts::read()
+        let mounted = mountinfo::read()
             .unwrap()
             .iter()
             .any(|m| m.point == self.path());

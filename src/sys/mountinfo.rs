@@ -1,24 +1,37 @@
-//! The mount table of this process' namespace, as far as watching needs it.
+//! The mount table of this process' namespace.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 /// Where the kernel shows it; poll(2) tells of its changes.
-pub(super) const TABLE: &str = "/proc/self/mountinfo";
+pub const TABLE: &str = "/proc/self/mountinfo";
 
 /// One mount.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Mount {
-    pub(super) id: u64,
+pub struct Mount {
+    /// Its number, as statx(2) tells it.
+    pub id: u64,
+    /// The mount that it is on.
+    pub parent: u64,
     /// Major and minor of the file system (`sb->s_dev`).
-    pub(super) dev: (u32, u32),
-    pub(super) point: PathBuf,
-    pub(super) kind: String,
+    pub dev: (u32, u32),
+    /// The directory of the file system that is mounted.
+    pub root: PathBuf,
+    /// Where.
+    pub point: PathBuf,
+    /// The file system's type.
+    pub kind: String,
+    /// What mount(2) was given as the source.
+    pub source: OsString,
 }
 
 /// All mounts, in the order of the table.
-pub(super) fn read() -> io::Result<Vec<Mount>> {
+///
+/// # Errors
+/// What reading [`TABLE`] answers.
+pub fn read() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read(TABLE)?))
 }
 
@@ -31,15 +44,23 @@ fn line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
     let mut text = || std::str::from_utf8(fields.next()?).ok();
     let id = text()?.parse().ok()?;
-    let (major, minor) = text().and(text())?.split_once(':')?;
+    let parent = text()?.parse().ok()?;
+    let (major, minor) = text()?.split_once(':')?;
     let dev = (major.parse().ok()?, minor.parse().ok()?);
-    let point = fields.nth(1)?;
-    let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
+    let plain = |field| OsString::from_vec(unescaped(field));
+    let root = plain(fields.next()?);
+    let point = plain(fields.next()?);
+    let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
+    let kind = fields.next()?;
+    let source = plain(fields.next().unwrap_or_default());
     Some(Mount {
         id,
+        parent,
         dev,
-        point: PathBuf::from(std::ffi::OsString::from_vec(unescaped(point))),
+        root: root.into(),
+        point: point.into(),
         kind: String::from_utf8_lossy(kind).into_owned(),
+        source,
     })
 }
 
@@ -69,7 +90,12 @@ mod tests {
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].kind, "ext4");
         assert_eq!(mounts[0].dev, (254, 0));
-        assert_eq!(mounts[1].id, 90);
+        assert_eq!((mounts[1].id, mounts[1].parent), (90, 22));
+        assert_eq!(mounts[1].root, PathBuf::from("/a b"));
+        assert_eq!(
+            (mounts[0].source.to_str(), mounts[1].source.to_str()),
+            (Some("/dev/vda"), Some("none"))
+        );
         assert_eq!(mounts[1].point, PathBuf::from("/mnt/c\\d\ne"));
         assert_eq!(mounts[1].kind, "tmpfs");
         assert!(read().unwrap().iter().any(|m| m.point.as_os_str() == "/"));

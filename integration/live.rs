@@ -1,0 +1,15 @@
+//! Live changes: what changes below mounted views shows in each of them, whatever their kernel sides
+//! have cached, and nothing else changes. Several views in one process, over layers that are watched.
+//!
+//! `STATELITE_LIVE_SEEDS=first..last` and `STATELITE_LIVE_ROUNDS` make the random test longer;
+//! `STATELITE_TEST_DIR` says where the layers lie.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod harness;
+
+#[path = "live/changes.rs"]
+mod changes;
+#[path = "live/random.rs"]
+mod random;
+#[path = "live/site.rs"]
+mod site;
