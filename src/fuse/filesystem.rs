@@ -368,8 +368,8 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        if self.io.mode() == IoMode::Cached && self.view().closes_all_quietly() {
-            // Not asked again, not even for what is only read (fs/fuse/file.c, fuse_flush).
+        if self.io.mode() == IoMode::Cached {
+            // Not asked again: it would be for each close, of what is only read, too.
             return reply.error(fuser::Errno::ENOSYS);
         }
         self.guarded(Op::Flush, ino, || {
