@@ -11,7 +11,7 @@ use super::backing::{Register, by_daemon};
 use super::open::{OpenFile, Opened, Served};
 use super::resolve::{Here, Outcome, join};
 use super::upper::Data;
-use super::{Attr, Caller, Entry, Inode, OpenHow, Source, Src, View};
+use super::{Attr, Caller, Entry, Inode, IoMode, OpenHow, Source, Src, View};
 use crate::layer::machinery;
 use crate::rules::Pos;
 use crate::sys::creds::as_caller;
@@ -173,7 +173,14 @@ impl View {
         caller: Caller,
         register: Register<'_>,
     ) -> Res<(Entry, Opened)> {
-        let flags = how.backing() | OFlags::CREATE | OFlags::EXCL;
+        // Where opens are not told of, neither is the end of this one (fs/fuse/file.c,
+        // fuse_file_put): no handle is kept.
+        let handless = self.io() == IoMode::Cached;
+        let flags = match handless {
+            true => (how.backing() - OFlags::ACCMODE) | OFlags::RDWR,
+            false => how.backing(),
+        };
+        let flags = flags | OFlags::CREATE | OFlags::EXCL;
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode & 0o7777);
         let made = self.make_at(parent, name, false, |dir, name| {
@@ -185,6 +192,10 @@ impl View {
                 let entry = self.lookup(parent, name)?;
                 let number = entry.attr.number;
                 return match self.open_by(number, how, caller, register) {
+                    Ok(opened) if handless => {
+                        self.release(opened.handle);
+                        Ok((entry, Opened::without_handle()))
+                    }
                     Ok(opened) => Ok((entry, opened)),
                     Err(e) => {
                         self.forget(number, 1);
@@ -198,6 +209,10 @@ impl View {
         let here = self.here_made(&place, stat);
         let (entry, inode) = self.enter(&place.parent, name, self.here_made(&place, stat))?;
         let epoch = inode.data.state.read().epoch;
+        if handless {
+            self.keep_handless(&inode, file, epoch);
+            return Ok((entry, Opened::without_handle()));
+        }
         match self.enter_open(&inode, &here, how, register, || Ok(&file)) {
             Ok(entered) => {
                 let file = Served::File(Arc::new(file));

@@ -82,6 +82,13 @@ impl Files {
 }
 
 impl View {
+    /// What was just made in an upper is open for reading and writing.
+    pub(super) fn keep_handless(&self, inode: &Inode, fd: OwnedFd, epoch: u32) {
+        let (fd, file) = (Arc::new(fd), None);
+        let hint = Hint { fd, epoch, file };
+        self.held.handless.put(inode.number, true, hint);
+    }
+
     /// The descriptor that serves a request without a handle.
     ///
     /// # Errors

@@ -81,12 +81,6 @@ impl View {
         upper.is_ok_and(|caps| caps.closes_quietly)
     }
 
-    /// Has close(2) never anything to report, whatever is written to?
-    pub fn closes_all_quietly(&self) -> bool {
-        let mut uppers = self.layers.iter().filter(|layer| layer.is_upper());
-        uppers.all(|upper| upper.caps().is_ok_and(|caps| caps.closes_quietly))
-    }
-
     /// At close(2): what a store reports late (NFS: quota, space) is reported here.
     ///
     /// # Errors

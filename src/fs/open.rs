@@ -52,6 +52,17 @@ pub struct Opened {
     pub keeps_cache: bool,
 }
 
+impl Opened {
+    /// Requests name the inode alone.
+    pub(super) fn without_handle() -> Opened {
+        Opened {
+            handle: 0,
+            backing: None,
+            keeps_cache: false,
+        }
+    }
+}
+
 /// An open regular file.
 #[derive(Debug)]
 pub struct OpenFile {

@@ -7,16 +7,17 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    BackingId, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::adapter::{
     Adapter, REQUIRED, REQUIRED_OPENING, UNWATCHED, WANTED, WATCHED, absent, caller, failed,
     kills_suid, open_flags,
 };
+use super::io::backing_id;
 use super::reply;
 use crate::fs::{Answer, Changes, IoMode, OpenHow, View};
 use crate::metrics::Op;
@@ -280,11 +281,7 @@ impl Filesystem for Adapter {
             match view.open_by(ino.0, how, caller, &hand) {
                 Ok(opened) => {
                     let flags = open_flags(view, ino.0, how, &opened);
-                    match opened
-                        .backing
-                        .as_ref()
-                        .and_then(|b| b.downcast_ref::<BackingId>())
-                    {
+                    match backing_id(&opened) {
                         Some(id) => reply.opened_passthrough(FileHandle(opened.handle), flags, id),
                         None => reply.opened(FileHandle(opened.handle), flags),
                     }
@@ -368,8 +365,8 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        if self.io.mode() == IoMode::Cached && self.view().closes_all_quietly() {
-            // Not asked again, not even for what is only read (fs/fuse/file.c, fuse_flush).
+        if self.io.mode() == IoMode::Cached {
+            // Not asked again: it would be for each close, of what is only read, too.
             return reply.error(fuser::Errno::ENOSYS);
         }
         self.guarded(Op::Flush, ino, || {
@@ -578,11 +575,7 @@ impl Filesystem for Adapter {
                     let (ttl, attr) = (&entry.lifetime, &reply::attr(&entry.attr));
                     let flags = open_flags(&view, entry.attr.number, how, &opened);
                     let handle = FileHandle(opened.handle);
-                    match opened
-                        .backing
-                        .as_ref()
-                        .and_then(|b| b.downcast_ref::<BackingId>())
-                    {
+                    match backing_id(&opened) {
                         Some(id) => {
                             reply.created_passthrough(ttl, attr, Generation(0), handle, flags, id)
                         }

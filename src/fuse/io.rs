@@ -11,7 +11,7 @@ use fuser::BackingId;
 use parking_lot::RwLock;
 use rustix::fs::OFlags;
 
-use crate::fs::{Backing, IoMode};
+use crate::fs::{Backing, IoMode, Opened};
 use crate::sys::obj;
 
 /// Which way one mount's files are read and written.
@@ -100,4 +100,9 @@ impl IoNow {
             _ => tracing::debug!(%error, "a file that the kernel did not take"),
         }
     }
+}
+
+/// What the kernel knows an open file's backing by.
+pub(super) fn backing_id(opened: &Opened) -> Option<&BackingId> {
+    opened.backing.as_ref()?.downcast_ref()
 }
