@@ -180,10 +180,18 @@ impl View {
         register: Register<'_>,
     ) -> Res<Opened> {
         let inode = self.inode(number)?;
+        let named = !inode.is_nameless();
+        // Another file has taken its place: whoever opens it by name is to have that one. The
+        // kernel looks the name up again and comes back.
+        let still = || match named && inode.is_nameless() {
+            true => Err(Errno::STALE),
+            false => Ok(()),
+        };
         let truncate = how.flags.contains(OFlags::TRUNC);
         let opened = if how.writes() || truncate {
             let data = if truncate { Data::Nothing } else { Data::Whole };
             let here = self.copy_up(&inode, data)?;
+            still()?;
             let epoch = inode.data.state.read().epoch;
             let file = self.open_copied(&here, how)?;
             let entered = self.enter_open(&inode, &here, how, register, || Ok(&*file))?;
@@ -200,6 +208,7 @@ impl View {
                 Some(here) => here,
                 None => self.object(&inode)?,
             };
+            still()?;
             self.open_reader(&inode, here, how, register, epoch)?
         };
         Ok(self.opened(opened))
