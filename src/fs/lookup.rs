@@ -83,7 +83,7 @@ impl View {
             Naming::Sole
         };
         if let Some(known) = self.held.inodes.get(self.number_of(&here)) {
-            self.displace(&known, &here);
+            self.displace(&known, Some(&here));
         }
         let mut attr = here.attr;
         for _ in 0..MAX_SALT {
@@ -168,13 +168,14 @@ impl View {
     }
 
     /// A file that is open goes on as it is when another takes its place in a lower layer (a
-    /// package is upgraded in the image): it loses its name as if it had been removed, and with
+    /// package is upgraded in the image), or none does: it loses its name as if it had been removed, and with
     /// that its number to the newcomer's next best. One number is one page cache: programs that
     /// run the old file would get pages of the new one.
-    pub(super) fn displace(&self, known: &Inode, here: &Here) -> bool {
+    pub(super) fn displace(&self, known: &Inode, here: Option<&Here>) -> bool {
         let open = known.data.opens.load(Ordering::Relaxed) > 0;
         let before = known.data.state.read().backing;
-        if !open || before.is_none() || here.upper.is_some() || before == here.backing() {
+        let stays = |here: &Here| here.upper.is_some() || before == here.backing();
+        if known.is_nameless() || !open || before.is_none() || here.is_some_and(stays) {
             return false;
         }
         let file = self
