@@ -8,6 +8,7 @@ use super::resolve::{Here, Outcome, Trust};
 use super::{Answer, Entry, Inode, Node, View};
 use crate::inode::id;
 use crate::inode::table::Naming;
+use crate::sys::obj::{self, Stat};
 use crate::sys::{Errno, Res};
 
 /// So many numbers may be tried for a path.
@@ -172,21 +173,36 @@ impl View {
     /// that its number to the newcomer's next best. One number is one page cache: programs that
     /// run the old file would get pages of the new one.
     pub(super) fn displace(&self, known: &Inode, here: Option<&Here>) -> bool {
-        let open = known.data.opens.load(Ordering::Relaxed) > 0;
-        let before = known.data.state.read().backing;
-        let stays = |here: &Here| here.upper.is_some() || before == here.backing();
-        if known.is_nameless() || !open || before.is_none() || here.is_some_and(stays) {
+        if known.is_nameless() || known.data.opens.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        let file = self
-            .held
-            .files
-            .all()
-            .into_iter()
-            .find(|file| file.is_of(known));
-        let copy = file
-            .and_then(|file| file.current())
-            .and_then(|fd| fd.try_clone().ok());
+        let (before, replanned) = {
+            let state = known.data.state.read();
+            (state.backing, state.plan != self.plan)
+        };
+        let stays = match here {
+            // A copy of it, or what it was.
+            Some(here) => here.upper.is_some() || before.is_none() || before == here.backing(),
+            None => before.is_none(),
+        };
+        if stays && !replanned {
+            return false;
+        }
+        let mut files = self.held.files.all().into_iter();
+        let file = files.find(|file| file.is_of(known) && file.is_up_to_date());
+        let file = file.and_then(|file| file.current());
+        if stays && file.is_none() {
+            return false;
+        }
+        if replanned && let (Some(file), Some(here)) = (&file, here) {
+            // Whichever layers there were: is it still the one that is open?
+            let stat = &here.attr.stat;
+            let is_open = |open: Stat| (open.dev, open.ino) == (stat.dev, stat.ino);
+            if obj::stat(&**file).is_ok_and(is_open) {
+                return false;
+            }
+        }
+        let copy = file.and_then(|fd| fd.try_clone().ok());
         let path = known.path().unwrap_or_default().into();
         let orphan = copy.map(|fd| Orphan {
             fd,
