@@ -13,3 +13,5 @@ mod changes;
 mod random;
 #[path = "live/site.rs"]
 mod site;
+#[path = "live/swap.rs"]
+mod swap;

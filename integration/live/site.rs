@@ -81,6 +81,8 @@ pub(crate) struct Site {
     pub(crate) shared: Shared,
     pub(crate) lowers: Vec<PathBuf>,
     pub(crate) config: Config,
+    /// What trees are compared by.
+    pub(crate) look: Look,
     pub(crate) base: tempfile::TempDir,
 }
 
@@ -109,6 +111,7 @@ impl Site {
             shared,
             lowers,
             config,
+            look: ALL,
             base,
         };
         for _ in 0..views {
@@ -186,7 +189,7 @@ impl Site {
     #[track_caller]
     pub(crate) fn assert_true(&self, also: &[PathBuf], what: &str) {
         for (n, view) in self.views.iter().enumerate() {
-            let take = |root: &Path| (snapshot::take(root, ALL), kinds(root, also));
+            let take = |root: &Path| (snapshot::take(root, self.look), kinds(root, also));
             let (tree, names) = take(&view.at);
             let (fresh, real) = self.fresh(n, take);
             let mut lines = snapshot::differences(&tree, &fresh);
@@ -207,7 +210,7 @@ impl Site {
     pub(crate) fn warm(&self, also: &[PathBuf]) -> Vec<Tree> {
         let warm = |view: &Mounted| {
             kinds(&view.at, also);
-            snapshot::take(&view.at, ALL)
+            snapshot::take(&view.at, self.look)
         };
         self.views.iter().map(warm).collect()
     }

@@ -7,7 +7,7 @@
 //! kernel side is told. A message may wait for a request of the view that it is for, and that for a
 //! store that hangs: so each view has a queue of its own, sent by one thread at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -190,6 +190,8 @@ pub(super) struct Hub {
     views: RwLock<Vec<Arc<Post>>>,
     /// Told of directories that are no layers: the tables.
     others: RwLock<HashMap<RootId, Tell>>,
+    /// Roots that were lost before it was known whose they are.
+    lost_early: Mutex<HashSet<RootId>>,
     senders: Pool,
 }
 
@@ -209,15 +211,20 @@ impl Hub {
             layers: RwLock::default(),
             views: RwLock::default(),
             others: RwLock::default(),
+            lost_early: Mutex::default(),
             senders: Pool::default(),
         }
     }
 
-    /// From now on a root's changes are this layer's.
-    pub(super) fn add_layer(&self, root: RootId, layer: &Arc<Layer>) {
-        let weak = Arc::downgrade(layer);
-        self.layers.write().entry(root).or_default().push(weak);
+    /// From now on a root's changes are this layer's. False where the root was lost meanwhile.
+    pub(super) fn add_layer(&self, root: RootId, layer: &Arc<Layer>) -> bool {
+        let mut layers = self.layers.write();
+        if self.lost_early.lock().remove(&root) {
+            return false;
+        }
+        layers.entry(root).or_default().push(Arc::downgrade(layer));
         layer.set_watched(true);
+        true
     }
 
     /// A directory that is no layer.
@@ -371,6 +378,20 @@ impl Hub {
         }
     }
 
+    /// A root is watched no longer; its layers.
+    fn end(&self, root: RootId) -> Vec<Arc<Layer>> {
+        let mut known = self.layers.write();
+        let Some(layers) = known.remove(&root) else {
+            if !self.others.read().contains_key(&root) {
+                self.lost_early.lock().insert(root);
+            }
+            return Vec::new();
+        };
+        let layers: Vec<_> = layers.iter().filter_map(Weak::upgrade).collect();
+        layers.iter().for_each(|layer| layer.set_watched(false));
+        layers
+    }
+
     fn changed_in(&self, layer: &Layer, change: &Change<'_>) {
         let (id, dir) = (layer.id(), change.dir);
         if change.name.is_empty() || change.what != What::Entry {
@@ -418,13 +439,10 @@ impl Sink for Hub {
             "changes may have been missed: all is looked at again"
         );
         for root in roots {
-            let layers = self.layers_of(*root);
-            if !why.still_watched() {
-                for layer in &layers {
-                    layer.set_watched(false);
-                }
-                self.layers.write().remove(root);
-            }
+            let layers = match why.still_watched() {
+                true => self.layers_of(*root),
+                false => self.end(*root),
+            };
             for layer in &layers {
                 self.layer_void(layer);
             }

@@ -206,8 +206,10 @@ impl State {
         let watched = match missing {
             true => Ok(false),
             false => watcher.watch(&layer.spec().base).map(|root| {
-                self.hub.add_layer(root, layer);
-                true
+                // What is asked from now on is the directory that is watched, not one that was
+                // there before.
+                layer.look_again();
+                self.hub.add_layer(root, layer)
             }),
         };
         let mut layers = self.layers.lock();

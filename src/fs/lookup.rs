@@ -1,5 +1,6 @@
 //! LOOKUP, FORGET, READLINK.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,6 +9,7 @@ use super::resolve::{Here, Outcome, Trust};
 use super::{Answer, Entry, Inode, IoMode, Node, View};
 use crate::inode::id;
 use crate::inode::table::Naming;
+use crate::sys::obj;
 use crate::sys::{Errno, Res};
 
 /// So many numbers may be tried for a path.
@@ -83,7 +85,7 @@ impl View {
             Naming::Sole
         };
         if let Some(known) = self.held.inodes.get(self.number_of(&here)) {
-            self.displace(&known, &here);
+            self.displace(&known, Some(&here));
         }
         let mut attr = here.attr;
         for _ in 0..MAX_SALT {
@@ -179,33 +181,58 @@ impl View {
     }
 
     /// A file that is open goes on as it is when another takes its place in a lower layer (a
-    /// package is upgraded in the image): it loses its name as if it had been removed, and with
+    /// package is upgraded in the image), or none does: it loses its name as if it had been removed, and with
     /// that its number to the newcomer's next best. One number is one page cache: programs that
     /// run the old file would get pages of the new one.
-    pub(super) fn displace(&self, known: &Inode, here: &Here) -> bool {
-        let replaced = match self.through(known) {
+    pub(super) fn displace(&self, known: &Inode, here: Option<&Here>) -> bool {
+        if known.is_nameless() {
+            return false;
+        }
+        let found = here.map(|here| (here.attr.stat.dev, here.attr.stat.ino));
+        if let Some((file, _)) = self.through(known) {
             // By one number the kernel reads and writes one file only.
-            Some((file, _)) => file != (here.attr.stat.dev, here.attr.stat.ino),
-            None => {
-                let before = known.data.state.read().backing;
-                let open =
-                    known.data.opens.load(Ordering::Relaxed) > 0 || self.held.io == IoMode::Cached;
-                open && before.is_some() && here.upper.is_none() && before != here.backing()
-            }
+            return found != Some(file) && self.displace_open(known);
+        }
+        let open = known.data.opens.load(Ordering::Relaxed) > 0;
+        if !open && self.held.io != IoMode::Cached {
+            return false;
+        }
+        let (before, replanned) = {
+            let state = known.data.state.read();
+            (state.backing, state.plan != self.plan)
         };
-        replaced && !known.is_nameless() && self.displace_open(known)
+        let stays = match here {
+            // A copy of it, or what it was.
+            Some(here) => here.upper.is_some() || before.is_none() || before == here.backing(),
+            None => before.is_none(),
+        };
+        if stays {
+            // Whichever layers there were: is it still the one that is open?
+            let file = self.open_file_of(known).filter(|_| replanned);
+            let Some(Ok(stat)) = file.map(|file| obj::stat(&*file)) else {
+                return false;
+            };
+            if found == Some((stat.dev, stat.ino)) {
+                return false;
+            }
+        }
+        self.displace_open(known)
+    }
+
+    /// What an inode's users read and write now.
+    fn open_file_of(&self, known: &Inode) -> Option<Arc<OwnedFd>> {
+        let mut files = self.held.files.all().into_iter();
+        let file = files.find(|file| file.is_of(known) && file.is_up_to_date());
+        match file.and_then(|file| file.current()) {
+            None if self.held.io == IoMode::Cached => self.held.handless.last(known.number),
+            file => file,
+        }
     }
 
     /// Takes its name from an inode that is open, as if it had been removed; false where nobody
     /// has it open after all.
     pub(super) fn displace_open(&self, known: &Inode) -> bool {
-        let files = self.held.files.all();
-        let file = files.into_iter().find(|file| file.is_of(known));
-        let copy = match file.and_then(|file| file.current()) {
-            Some(fd) => Some(fd),
-            None if self.held.io == IoMode::Cached => self.held.handless.last(known.number),
-            None => None,
-        };
+        let copy = self.open_file_of(known);
         let open = known.data.opens.load(Ordering::Relaxed) > 0;
         if copy.is_none() && !open {
             // Nobody has read it lately, as far as is known.

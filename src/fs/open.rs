@@ -146,6 +146,11 @@ impl OpenFile {
         self.how.writes()
     }
 
+    /// Was the object not copied up since this was opened?
+    pub(super) fn is_up_to_date(&self) -> bool {
+        self.epoch.load(Ordering::Acquire) == self.inode().data.state.read().epoch
+    }
+
     pub(super) fn is_of(&self, inode: &Inode) -> bool {
         self.inode().number == inode.number
     }

@@ -590,12 +590,10 @@ impl View {
                 }
             };
             match self.resolve(&dir, &link.name)? {
-                Outcome::Here(here)
-                    if self.is_same(inode, &here) && self.displace(inode, &here) =>
-                {
-                    break;
-                }
                 Outcome::Here(mut here) if self.is_same(inode, &here) => {
+                    if self.displace(inode, Some(&here)) {
+                        break;
+                    }
                     here.attr.number = inode.number;
                     self.refresh(inode, &here);
                     return Ok(here);
@@ -603,6 +601,9 @@ impl View {
                 Outcome::Here(_) => last = Errno::STALE,
                 Outcome::Absent { .. } => last = Errno::NOENT,
             }
+        }
+        if matches!(last, Errno::NOENT | Errno::STALE | Errno::NOTDIR) {
+            self.displace(inode, None);
         }
         let state = inode.data.snapshot();
         match state.orphan {

@@ -164,6 +164,11 @@ impl Layer {
         self.root.get(&self.spec)
     }
 
+    /// Looks at once, and not within the next second, whether its root is another directory now.
+    pub fn look_again(&self) {
+        self.root.look_again(&self.spec);
+    }
+
     /// Why the layer is not there now.
     pub fn missing(&self) -> Option<String> {
         self.root.missing(&self.spec)

@@ -75,6 +75,11 @@ impl Root {
         }
     }
 
+    /// Looks at once whether it is still the same directory.
+    pub(super) fn look_again(&self, spec: &LayerSpec) {
+        self.state.lock().recheck(spec);
+    }
+
     pub(super) fn missing(&self, spec: &LayerSpec) -> Option<String> {
         let mut state = self.state.lock();
         if state.fd.is_none() || state.checked.is_none_or(|at| at.elapsed() >= RECHECK) {
