@@ -227,7 +227,7 @@ def whole_calls(lines):
     calls, begun = [], {}
     for line in lines:
         thread, line = line.split(None, 1)
-        line, cut, _ = line.strip().partition(" <unfinished ...>")
+        line, *cut = re.split(r" <(?:unfinished|detached) \.\.\.>", line.strip(), maxsplit=1)
         resumed = re.match(r"<\.\.\. \w+ resumed>(.*)", line)
         if resumed and thread in begun:
             calls[begun.pop(thread)][1] += resumed[1]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use statelite::config::Config;
 use statelite::fleet::Shared;
-use statelite::fs::{Roles, TreeMode, View, ViewOptions, ViewSpec};
+use statelite::fs::{IoMode, Roles, TreeMode, View, ViewOptions, ViewSpec};
 use statelite::layer::{FormChoice, Layer, LayerSpec, UpperSpec};
 use statelite::rules::{CompileOptions, Rule, compile};
 use statelite::tables::LiteOption;
@@ -121,6 +121,7 @@ impl Cell {
             },
             texts: Default::default(),
             options: ViewOptions {
+                io: IoMode::Passthrough,
                 lifetime: std::time::Duration::from_secs(1),
                 watched: true,
                 trees: TreeMode::Merge,

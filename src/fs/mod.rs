@@ -23,6 +23,7 @@ mod lookup;
 mod near;
 mod node;
 mod open;
+mod reach;
 mod remove;
 mod rename;
 mod resolve;

@@ -12,7 +12,8 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::create::Place;
-use super::resolve::{Dir, Here, Outcome, join};
+use super::look::Look;
+use super::resolve::{Dir, Here, join};
 use super::{Attr, Entry, Inode, Source, Src, View};
 use crate::layer::machinery::{self, Form};
 use crate::rules::Pos;
@@ -55,14 +56,14 @@ impl View {
         (!special).then_some(pos)
     }
 
-    /// Has no lower layer the name?
-    fn nothing_below(&self, near: &Near, name: &[u8]) -> bool {
-        if near.dir.srcs.len() == 1 {
-            return true;
-        }
-        let mut below = near.dir.clone();
-        below.srcs.remove(0);
-        matches!(self.resolve(&below, name), Ok(Outcome::Absent { .. }))
+    /// Has no lower layer anything at a path in the directory?
+    fn nothing_below(&self, near: &Near, path: &[u8], pos: Pos) -> bool {
+        let zone = self.rules.zone(pos.zone);
+        near.dir
+            .srcs
+            .iter()
+            .skip(1)
+            .all(|&src| matches!(self.probe(zone, path, src), Ok((_, Look::Absent))))
     }
 
     /// As the view shows it.
@@ -150,7 +151,8 @@ impl View {
             }
             self.remember_copy(inode, near.upper, &stat);
         }
-        let mut here = self.here(&near, &link.name, pos, stat, inode.number);
+        let path = join(&near.dir.path, &link.name);
+        let mut here = self.here(near.upper, path, pos, stat, inode.number);
         here.fd = OnceCell::from(Arc::new(fd));
         Some(Box::new(here))
     }
@@ -158,21 +160,7 @@ impl View {
     /// An object of an upper that somebody has open for writing: what is open is the object,
     /// whatever its name. (tar sets owner, mode and times of each file that it has just written.)
     fn being_written(&self, inode: &Inode) -> Option<Box<Here>> {
-        let open = self
-            .held
-            .files
-            .get(inode.data.writer.load(Ordering::Relaxed))?;
-        let (src, pos, epoch) = {
-            let state = inode.data.state.read();
-            match state.source {
-                Source::One(src) if state.plan == self.plan => (src, state.pos, state.epoch),
-                _ => return None,
-            }
-        };
-        if self.writable(pos) != Ok(src.layer) || !open.is_of(inode) {
-            return None;
-        }
-        let (fd, flags) = open.writing(epoch)?;
+        let (fd, flags, src, pos) = self.writing_to(inode)?;
         let path = inode.path()?;
         let stat = obj::stat(&*fd).ok()?;
         Some(Box::new(Here {
@@ -188,13 +176,34 @@ impl View {
         }))
     }
 
-    fn here(&self, near: &Near, name: &[u8], pos: Pos, stat: Stat, number: u64) -> Here {
+    /// The descriptor through which an object of an upper is being written, what it is open for,
+    /// and where the object is.
+    pub(super) fn writing_to(&self, inode: &Inode) -> Option<(Arc<OwnedFd>, OFlags, Src, Pos)> {
+        let open = self
+            .held
+            .files
+            .get(inode.data.writer.load(Ordering::Relaxed))?;
+        let (src, pos, epoch) = {
+            let state = inode.data.state.read();
+            match state.source {
+                Source::One(src) if state.plan == self.plan => (src, state.pos, state.epoch),
+                _ => return None,
+            }
+        };
+        if self.writable(pos) != Ok(src.layer) || !open.is_of(inode) {
+            return None;
+        }
+        let (fd, flags) = open.writing(epoch)?;
+        Some((fd, flags, src, pos))
+    }
+
+    fn here(&self, upper: u8, path: Vec<u8>, pos: Pos, stat: Stat, number: u64) -> Here {
         let src = Src {
-            layer: near.upper,
+            layer: upper,
             default: false,
         };
         Here {
-            path: join(&near.dir.path, name),
+            path,
             pos,
             source: match stat.is_dir() {
                 true => Source::Dir(std::iter::once(src).collect()),
@@ -203,7 +212,7 @@ impl View {
             attr: self.shown(number, stat),
             fd: OnceCell::new(),
             open: None,
-            upper: Some(near.upper),
+            upper: Some(upper),
             target: None,
             trust: self.own_trust(),
         }
@@ -216,13 +225,14 @@ impl View {
         let pos = self.plain_step(&near, name)?;
         // In the other form a whiteout has a name of its own.
         let decides = self.layers[near.upper as usize].form() == Form::Device;
-        if !decides || !self.nothing_below(&near, name) {
+        let path = join(&near.dir.path, name);
+        if !decides || !self.nothing_below(&near, &path, pos) {
             return None;
         }
         Some(Place {
             parent: parent.clone(),
             pos,
-            path: join(&near.dir.path, name),
+            path,
             upper: near.upper,
             whiteout: false,
             dir: Some(near.fd),
@@ -237,9 +247,10 @@ impl View {
         let stat = obj::stat(&fd).ok()?;
         let number = self.own_number(near.upper, &stat);
         let victim = self.held.inodes.get(number)?;
+        let path = join(&near.dir.path, name);
         if stat.is_dir() != directory
             || !victim.is_named(parent, name)
-            || !self.nothing_below(&near, name)
+            || !self.nothing_below(&near, &path, pos)
         {
             return None;
         }
@@ -249,7 +260,7 @@ impl View {
             false => AtFlags::empty(),
         };
         rustix::fs::unlinkat(&*near.fd, name, flags).ok()?;
-        let mut here = self.here(&near, name, pos, stat, number);
+        let mut here = self.here(near.upper, path, pos, stat, number);
         here.fd = OnceCell::from(Arc::new(fd));
         if directory {
             self.dir_gone(&here.path, pos, near.upper);

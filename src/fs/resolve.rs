@@ -2,16 +2,14 @@
 //! layers by name comes through here.
 
 use std::cell::OnceCell;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
-
-use rustix::fs::OFlags;
 
 use super::look::{Look, Seen, is_mirror};
 use super::lookup::MAX_SALT;
 use super::node::{Checked, Srcs, State};
-use super::{Attr, Inode, OpenHow, Source, Src, TreeMode, View};
+pub(super) use super::reach::{Here, Trust};
+use super::{Attr, Inode, Source, Src, TreeMode, View};
 use crate::inode::id;
 use crate::layer::machinery;
 use crate::rules::{Pos, Text, Zone, ZoneKind};
@@ -28,88 +26,6 @@ pub(super) struct Dir {
     pub(super) path: Vec<u8>,
     pub(super) pos: Pos,
     pub(super) srcs: Srcs,
-}
-
-/// An object that was found.
-#[derive(Debug)]
-pub(super) struct Here {
-    pub(super) path: Vec<u8>,
-    pub(super) pos: Pos,
-    pub(super) source: Source,
-    /// As the view shows it.
-    pub(super) attr: Attr,
-    /// The object in the layer that wins, once it was needed ([`View::reach`]): `O_PATH`, or open
-    /// as `open` says.
-    pub(super) fd: OnceCell<Arc<OwnedFd>>,
-    /// What `fd` is open for, where it is open for I/O.
-    pub(super) open: Option<OFlags>,
-    /// The upper that has it.
-    pub(super) upper: Option<u8>,
-    /// A symlink's target, where it is known already.
-    pub(super) target: Option<Arc<[u8]>>,
-    /// For how long it may be believed.
-    pub(super) trust: Trust,
-}
-
-/// How well something is known.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Trust {
-    /// Whatever changes it would be told of.
-    pub(super) lasting: bool,
-    /// The view's generation before anything was looked at.
-    pub(super) generation: u64,
-}
-
-impl Here {
-    pub(super) fn kind(&self) -> u32 {
-        self.attr.stat.kind()
-    }
-
-    /// What a lower layer has there, where that is no directory.
-    pub(super) fn backing(&self) -> Option<(u64, u64)> {
-        let lower = self.upper.is_none() && matches!(self.source, Source::One(_));
-        let stat = &self.attr.stat;
-        lower.then_some((stat.dev, stat.ino))
-    }
-
-    /// Is its descriptor as good as one opened so? What serves several handles has no position of
-    /// its own that counts.
-    pub(super) fn is_open_as(&self, how: OpenHow) -> bool {
-        let plain = (how.backing() - OFlags::ACCMODE).is_empty();
-        self.open == Some(how.backing()) || (plain && self.open == Some(OFlags::RDWR))
-    }
-
-    /// Its extended attributes, by the descriptor that it is reached by.
-    pub(super) fn attrs_by<'f>(&self, fd: &'f Arc<OwnedFd>) -> obj::Xattrs<'f> {
-        match self.open {
-            Some(_) => obj::Xattrs::of_open(fd),
-            None => obj::Xattrs::of(fd),
-        }
-    }
-
-    /// The layer that wins; `None` where it is only in the view, or put together.
-    pub(super) fn top(&self) -> Option<Src> {
-        match &self.source {
-            Source::Dir(srcs) => srcs.first().copied(),
-            Source::One(src) => Some(*src),
-            _ => None,
-        }
-    }
-
-    /// As a place to look names up in.
-    ///
-    /// # Errors
-    /// `ENOTDIR` where it is something else.
-    pub(super) fn into_dir(self) -> Res<Dir> {
-        match self.source {
-            Source::Dir(srcs) => Ok(Dir {
-                path: self.path,
-                pos: self.pos,
-                srcs,
-            }),
-            _ => Err(Errno::NOTDIR),
-        }
-    }
 }
 
 /// What a name is.
@@ -501,49 +417,6 @@ impl View {
         }))
     }
 
-    /// The object behind what was found, `O_PATH`; `None` where only the view has it.
-    ///
-    /// # Errors
-    /// `ESTALE` where another object has taken its place since.
-    pub(super) fn reach<'h>(&self, here: &'h Here) -> Res<Option<&'h Arc<OwnedFd>>> {
-        if let Some(fd) = here.fd.get() {
-            return Ok(Some(fd));
-        }
-        Ok(match self.open_found(here)? {
-            Some((fd, _)) => Some(here.fd.get_or_init(|| Arc::new(fd))),
-            None => None,
-        })
-    }
-
-    /// As [`View::reach`], opened now, with what it is now.
-    fn open_found(&self, here: &Here) -> Res<Option<(OwnedFd, Stat)>> {
-        let Some(src) = here.top() else {
-            return Ok(None);
-        };
-        let zone = self.rules.zone(here.pos.zone);
-        let at = self.layer_path(zone, &here.path, src);
-        let layer = self.layer(src);
-        let changed = |error| {
-            // The word of that is still on its way. The kernel asks again at ESTALE, and must not
-            // get the same answer.
-            self.cache.forget(layer.id(), &at);
-            Err(error)
-        };
-        let opened = match layer.is_upper() && !is_mirror(zone) {
-            true => layer.open_near(&at, self.options.lifetime),
-            false => layer.open(&at, OFlags::PATH),
-        };
-        let fd = match opened {
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return changed(Errno::STALE),
-            opened => opened?,
-        };
-        let (now, found) = (obj::stat(&fd)?, &here.attr.stat);
-        if (now.dev, now.ino) != (found.dev, found.ino) {
-            return changed(Errno::STALE);
-        }
-        Ok(Some((fd, now)))
-    }
-
     /// Is what was found of an inode still good?
     pub(super) fn is_fresh(&self, state: &State) -> bool {
         state.checked.is_some_and(|checked| {
@@ -712,48 +585,6 @@ impl View {
             (Some(path), _) => self.rules.walk(&path),
             (None, Some(orphan)) => self.rules.walk(&orphan.path),
             (None, None) => self.rules.root(),
-        }
-    }
-
-    /// The descriptor that reads the contents of a regular file.
-    pub(super) fn open_contents(&self, here: &Here) -> Res<Vec<(OwnedFd, u64)>> {
-        let zone = self.rules.zone(here.pos.zone);
-        let open = |src: Src| -> Res<(OwnedFd, u64)> {
-            let at = self.layer_path(zone, &here.path, src);
-            let fd = self.layer(src).open_regular(&at, OFlags::RDONLY)?;
-            let size = obj::stat(&fd)?.size;
-            Ok((fd, size))
-        };
-        match &here.source {
-            Source::One(_) if here.kind() != libc::S_IFREG => Err(Errno::STALE),
-            Source::One(_) => {
-                let (fd, now) = match here.fd.get() {
-                    Some(fd) => (fd, obj::stat(&**fd)?),
-                    None => {
-                        let (fd, now) = self.open_found(here)?.ok_or(Errno::IO)?;
-                        (here.fd.get_or_init(|| Arc::new(fd)), now)
-                    }
-                };
-                if now.kind() != libc::S_IFREG {
-                    return Err(Errno::STALE);
-                }
-                let flags = if here.upper.is_some() {
-                    OFlags::RDONLY
-                } else {
-                    OFlags::NOATIME
-                };
-                Ok(vec![(obj::reopen(&**fd, flags)?, now.size)])
-            }
-            Source::Con(srcs) => srcs.iter().copied().map(open).collect(),
-            Source::Text(text) => {
-                let text = self.text(*text);
-                let fd = rustix::fs::memfd_create(c"text", rustix::fs::MemfdFlags::CLOEXEC)?;
-                crate::sys::copy::write_all(&fd, text.as_bytes(), 0)?;
-                Ok(vec![(fd, text.len() as u64)])
-            }
-            Source::Empty => Ok(Vec::new()),
-            Source::Dir(_) => Err(Errno::ISDIR),
-            Source::Link(_) => Err(Errno::INVAL),
         }
     }
 }

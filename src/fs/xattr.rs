@@ -29,12 +29,18 @@ impl View {
     pub fn getxattr(&self, number: u64, name: &[u8]) -> Res<Vec<u8>> {
         let stored = stored(name)?;
         let inode = self.inode(number)?;
-        let here = match self.near_here(&inode) {
-            Some(here) => here,
-            None => self.object(&inode)?,
+        let value = if let Some((fd, ..)) = self.writing_to(&inode) {
+            // The kernel asks for a capability that a first write would clear.
+            Xattrs::of_open(&fd).get(&stored)
+        } else {
+            let here = match self.near_here(&inode) {
+                Some(here) => here,
+                None => self.object(&inode)?,
+            };
+            let fd = self.reach(&here)?.ok_or(Errno::NODATA)?;
+            here.attrs_by(fd).get(&stored)
         };
-        let fd = self.reach(&here)?.ok_or(Errno::NODATA)?;
-        match here.attrs_by(fd).get(&stored) {
+        match value {
             // squashfs and others answer so; passed on, it would fail every open by another user
             // (fs/posix_acl.c asks at each permission check).
             Err(Errno::OPNOTSUPP) if is_acl(name) => Err(Errno::NODATA),
