@@ -142,14 +142,20 @@ pub fn plain_view(spec: &PlainSpec, shared: &Shared) -> Result<View, PlainError>
 }
 
 impl PlainSpec {
-    /// The process in the background leaves the directory that relative paths are meant in.
+    /// The process in the background leaves the directory that relative paths are meant in. Where
+    /// symlinks lead is found out once for an upper: a later one in its place is not followed.
     fn absolute(&self) -> Result<PlainSpec, PlainError> {
+        let failed = |what, path: &PathBuf, why: String| PlainError::Layer {
+            what,
+            path: path.clone(),
+            why,
+        };
+        let real = |what, path: &PathBuf| {
+            std::fs::canonicalize(path)
+                .map_err(|e| failed(what, path, format!("{e}; it must be an existing directory")))
+        };
         let absolute = |what, path: &PathBuf| {
-            std::path::absolute(path).map_err(|e| PlainError::Layer {
-                what,
-                path: path.clone(),
-                why: e.to_string(),
-            })
+            std::path::absolute(path).map_err(|e| failed(what, path, e.to_string()))
         };
         Ok(PlainSpec {
             lower: self
@@ -157,8 +163,8 @@ impl PlainSpec {
                 .iter()
                 .map(|path| absolute("--lower", path))
                 .collect::<Result<_, _>>()?,
-            upper: absolute("--upper", &self.upper)?,
-            work: absolute("--work", &self.work)?,
+            upper: real("--upper", &self.upper)?,
+            work: real("--work", &self.work)?,
             ..self.clone()
         })
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::LayerSpec;
 use crate::sys::obj::{self, Stat};
@@ -126,9 +126,7 @@ impl State {
 fn open(spec: &LayerSpec) -> Result<(OwnedFd, Stat), Missing> {
     let shown = &spec.base.display();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    // The administrator's own path: its symlinks are followed, and an automounter mounts.
-    let base =
-        rustix::fs::open(&spec.base, flags, Mode::empty()).map_err(|e| Missing::of(shown, e))?;
+    let base = open_base(spec, &spec.base, flags).map_err(|e| Missing::of(shown, e))?;
     if let Some(rule) = &spec.require_mount {
         check_mounted(rule, &spec.base, &base)?;
     }
@@ -152,6 +150,20 @@ fn open(spec: &LayerSpec) -> Result<(OwnedFd, Stat), Missing> {
     };
     let stat = obj::stat(&fd).map_err(named)?;
     Ok((fd, stat))
+}
+
+/// Opens a directory by a path of the administrator's. Its symlinks are followed, and an automounter
+/// mounts. Not so where the directory is itself the upper: whoever can write beside it could put a
+/// symlink in its place. Such a path was freed of symlinks when it was given.
+///
+/// # Errors
+/// open(2)'s; `ELOOP` for a symlink that is there now.
+pub(super) fn open_base(spec: &LayerSpec, path: &Path, flags: OFlags) -> Res<OwnedFd> {
+    if spec.upper.is_none() || spec.sub.is_some() {
+        return rustix::fs::open(path, flags, Mode::empty());
+    }
+    let confined = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), confined)
 }
 
 fn make_dir(base: &OwnedFd, path: &[u8]) -> Res<()> {
@@ -197,4 +209,37 @@ fn check_mounted(rule: &MountRule, base: &Path, fd: &OwnedFd) -> Result<(), Miss
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::UpperSpec;
+
+    #[test]
+    fn a_symlink_that_takes_the_place_of_an_upper_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().canonicalize().unwrap().join(name);
+        for name in ["upper", "other"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        let spec = LayerSpec {
+            label: "test".into(),
+            base: at("upper"),
+            sub: None,
+            require_mount: None,
+            optional: false,
+            upper: Some(UpperSpec::default()),
+        };
+        assert!(open(&spec).is_ok());
+        std::fs::rename(at("upper"), at("moved")).unwrap();
+        std::os::unix::fs::symlink("other", at("upper")).unwrap();
+        assert!(matches!(open(&spec), Err(Missing::Gone(why)) if why.contains("symbolic link")));
+        // A store's own path is the administrator's, and may lead through one.
+        let store = LayerSpec {
+            sub: Some(b"node".to_vec()),
+            ..spec
+        };
+        assert!(open(&store).is_ok());
+    }
 }

@@ -201,7 +201,10 @@ impl Layer {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let spec = self.spec.upper.as_ref().ok_or(Errno::ROFS)?;
         let (parent, name) = match &spec.work {
-            Some(work) => (rustix::fs::open(work, flags, Mode::empty())?, &b"work"[..]),
+            Some(work) => (
+                super::root::open_base(&self.spec, work, flags)?,
+                &b"work"[..],
+            ),
             None => (
                 self.root()?.try_clone().map_err(|_| Errno::MFILE)?,
                 machinery::WORK,
