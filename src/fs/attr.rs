@@ -35,7 +35,7 @@ impl View {
     pub fn getattr(&self, number: u64, handle: Option<u64>) -> Res<Entry> {
         let inode = self.inode(number)?;
         if let Some(entry) = self.near_attr(&inode) {
-            let lifetime = match self.is_written_through(&inode) {
+            let lifetime = match self.may_be_mapped(&inode) {
                 true => Duration::ZERO,
                 false => entry.lifetime,
             };

@@ -54,7 +54,7 @@ enum Now {
     /// So often, in one file of a layer.
     Through {
         opens: u32,
-        writers: u32,
+        mappers: u32,
         backing: Backing,
         file: File,
         /// The upper that has it.
@@ -69,7 +69,7 @@ pub(super) struct Entered {
     pub(super) backing: Option<Backing>,
     /// What the kernel has of the contents is still good.
     pub(super) keeps_cache: bool,
-    writes: bool,
+    maps: bool,
 }
 
 impl Entered {
@@ -88,9 +88,9 @@ impl Drop for Entered {
                 *opens -= 1;
                 *opens == 0
             }
-            Now::Through { opens, writers, .. } => {
+            Now::Through { opens, mappers, .. } => {
                 *opens -= 1;
-                *writers -= u32::from(self.writes);
+                *mappers -= u32::from(self.maps);
                 *opens == 0
             }
         };
@@ -116,14 +116,14 @@ impl Way {
             (
                 Now::Through {
                     opens,
-                    writers,
+                    mappers,
                     backing,
                     ..
                 },
                 _,
             ) => {
                 *opens += 1;
-                *writers += u32::from(wish.writes);
+                *mappers += u32::from(wish.maps);
                 Some(backing.clone())
             }
             (Now::Closed, None) if wish.through => return None,
@@ -131,7 +131,7 @@ impl Way {
                 *now = match (&backing, wish.file) {
                     (Some(backing), Some(file)) => Now::Through {
                         opens: 1,
-                        writers: u32::from(wish.writes),
+                        mappers: u32::from(wish.maps),
                         backing: backing.clone(),
                         file,
                         upper: wish.upper,
@@ -168,6 +168,8 @@ struct Wish {
     /// That cannot become another one while it is open.
     through: bool,
     writes: bool,
+    /// It may be written to through a mapping (mmap(2): that takes a file open for both).
+    maps: bool,
     upper: Option<UpperKind>,
     /// The kernel is told of every change of it.
     lasting: bool,
@@ -247,6 +249,7 @@ impl View {
             file: self.file_of(inode, here),
             through: self.may_go_through(here, how),
             writes: how.writes(),
+            maps: how.maps(),
             upper: here.upper.map(|upper| self.kind_of(upper)),
             lasting: here.trust.lasting,
         };
@@ -281,7 +284,7 @@ impl View {
             inode: inode.clone(),
             backing,
             keeps_cache,
-            writes: wish.writes,
+            maps: wish.maps,
         })
     }
 
@@ -329,12 +332,12 @@ impl View {
         }
     }
 
-    /// Does the kernel write to it by itself? Then it does not know the times that stores through
-    /// a mapping leave (fs/fuse/passthrough.c tells its cache of attributes of writes alone).
-    pub(super) fn is_written_through(&self, inode: &Inode) -> bool {
+    /// May the kernel write to it by itself through a mapping? It does not know the times that this
+    /// leaves (fs/fuse/passthrough.c tells its cache of attributes of writes alone).
+    pub(super) fn may_be_mapped(&self, inode: &Inode) -> bool {
         matches!(
             inode.data.way.lock().as_deref(),
-            Some(Way { now: Now::Through { writers, .. }, .. }) if *writers > 0
+            Some(Way { now: Now::Through { mappers, .. }, .. }) if *mappers > 0
         )
     }
 }
@@ -425,6 +428,7 @@ mod tests {
             file,
             through,
             writes: false,
+            maps: false,
             upper: None,
             lasting: true,
         };

@@ -342,7 +342,7 @@ impl View {
 
     /// For how long the kernel may believe what it is told of an inode.
     fn lifetime_of(&self, inode: &Inode, trust: Trust) -> Duration {
-        match self.is_written_through(inode) {
+        match self.may_be_mapped(inode) {
             true => Duration::ZERO,
             false => self.lifetime(trust),
         }

@@ -34,6 +34,11 @@ impl OpenHow {
         !(self.flags & OFlags::ACCMODE).is_empty()
     }
 
+    /// May the file be written through a mapping of this?
+    pub(super) fn maps(self) -> bool {
+        self.flags & OFlags::ACCMODE == OFlags::RDWR
+    }
+
     /// What the backing file is opened with. O_APPEND is the kernel's business: it sends offsets;
     /// O_DIRECT is between the caller and the kernel's cache.
     pub(super) fn backing(self) -> OFlags {
@@ -365,7 +370,7 @@ impl View {
     pub fn release(&self, handle: u64) -> Option<u64> {
         let file = self.held.files.remove(handle)?;
         let through = file.entered.backing.is_some();
-        (through && file.writes()).then(|| file.inode().number)
+        (through && file.how.maps()).then(|| file.inode().number)
     }
 }
 
