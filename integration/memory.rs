@@ -134,8 +134,9 @@ fn memory_does_not_grow_with_what_was_ever_seen() {
     drop_caches();
     let (before, fds, threads) = (daemon.memory(), daemon.fds(), daemon.threads());
     visit(&ov, files);
-    // Shared caches of the image are bounded; this is their bound for one image, beside the tolerance.
-    const CACHES: u64 = 64 << 20;
+    // The cache of what lower layers have is bounded by cache_size, 128 MiB unless configured; the
+    // absences that kernels may hold, and the allocator's share, come on top.
+    const CACHES: u64 = 160 << 20;
     returns_to(&daemon, before + CACHES, fds, threads);
 }
 

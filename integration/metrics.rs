@@ -53,9 +53,10 @@ impl View {
         fill(&at("lower"));
         let address = address(dir.path());
         let config = at("statelite.toml");
-        // The kernel asks once for each name, and one thread answers in order.
+        // The kernel asks once for each name, and one thread answers in order; reads and writes come
+        // to the daemon.
         let text = format!(
-            "metrics = \"{address}\"\ncache_lifetime = \"1h\"\nthreads = 1\nlog_format = \"json\"\n"
+            "metrics = \"{address}\"\nio = \"daemon\"\ncache_lifetime = \"1h\"\nthreads = 1\nlog_format = \"json\"\n"
         );
         std::fs::write(&config, text).unwrap();
         let ran = Command::new(program())

@@ -4,7 +4,7 @@
 //! Owns: one thread that looks once a second for what no event tells: layers that were missing or
 //! could not be watched, and stores that went or came back; and for descriptors that idle.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::fs::Root;
 use crate::fuse::Notifier;
 use crate::layer::{Layer, LayerSpec};
+use crate::pool::Pool;
 use crate::watch::{self, NotWatched, Watcher};
 
 /// How often what no event tells of is looked at.
@@ -36,6 +37,9 @@ struct State {
     hub: Arc<Hub>,
     watcher: Option<Watcher>,
     layers: Mutex<HashMap<LayerSpec, Known>>,
+    /// Stores that are being looked at, each by one thread.
+    looking: Mutex<HashSet<PathBuf>>,
+    lookers: Pool,
 }
 
 impl std::fmt::Debug for State {
@@ -78,6 +82,8 @@ impl Shared {
             hub,
             watcher,
             layers: Mutex::default(),
+            looking: Mutex::default(),
+            lookers: Pool::default(),
         });
         let ticker = start_ticker(&state);
         Shared {
@@ -96,6 +102,8 @@ impl Shared {
                 hub,
                 watcher: None,
                 layers: Mutex::default(),
+                looking: Mutex::default(),
+                lookers: Pool::default(),
             }),
             _ticker: None,
         }
@@ -236,7 +244,7 @@ impl State {
     }
 
     /// Gives back what nobody uses, and looks for what no event tells of.
-    fn tick(&self) {
+    fn tick(self: &Arc<Self>) {
         let layers: Vec<(Arc<Layer>, bool)> = {
             let layers = self.layers.lock();
             let all = layers.values();
@@ -254,25 +262,53 @@ impl State {
         }
         self.hub.tick();
         let mut unwatched = false;
+        let mut apart: HashMap<PathBuf, Vec<(Arc<Layer>, bool)>> = HashMap::new();
         for (layer, was_missing) in layers {
-            if layer.is_upper() {
-                let missing = layer.missing().is_some();
-                if missing != was_missing {
-                    if let Some(known) = self.layers.lock().get_mut(layer.spec()) {
-                        known.missing = missing;
-                    }
-                    self.hub.layer_void(&layer);
-                }
-            } else if !layer.is_watched() {
-                unwatched = true;
-                // What was believed while it was not watched is void once it is.
-                if self.watch(&layer) {
-                    self.hub.layer_void(&layer);
+            let upper = layer.spec().upper.as_ref();
+            unwatched |= upper.is_none() && !layer.is_watched();
+            match upper {
+                // On a tmpfs: looking at it takes no time.
+                Some(upper) if !upper.durable => self.look_after(&layer, was_missing),
+                None if layer.is_watched() => {}
+                _ => {
+                    let base = layer.spec().base.clone();
+                    apart.entry(base).or_default().push((layer, was_missing));
                 }
             }
         }
+        // A store may hang, and the others are looked after all the same.
+        for (base, layers) in apart {
+            if !self.looking.lock().insert(base.clone()) {
+                continue;
+            }
+            let state = self.clone();
+            self.lookers.run(move || {
+                for (layer, was_missing) in layers {
+                    state.look_after(&layer, was_missing);
+                }
+                state.looking.lock().remove(&base);
+            });
+        }
         if unwatched {
             self.hub.refresh_unwatched();
+        }
+    }
+
+    /// Has a store gone or come back, and can a layer be watched that could not?
+    fn look_after(&self, layer: &Arc<Layer>, was_missing: bool) {
+        if !layer.is_upper() {
+            // What was believed while it was not watched is void once it is.
+            if self.watch(layer) {
+                self.hub.layer_void(layer);
+            }
+            return;
+        }
+        let missing = layer.missing().is_some();
+        if missing != was_missing {
+            if let Some(known) = self.layers.lock().get_mut(layer.spec()) {
+                known.missing = missing;
+            }
+            self.hub.layer_void(layer);
         }
     }
 }

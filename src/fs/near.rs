@@ -132,8 +132,16 @@ impl View {
         if self.in_upper_by(inode)? {
             return None;
         }
-        if let Some(here) = self.being_written(inode) {
-            return Some(here);
+        match self.being_written(inode) {
+            Some(here) => Some(here),
+            None => self.near_named(inode),
+        }
+    }
+
+    /// The same, by its name as it is now.
+    pub(super) fn near_named(&self, inode: &Inode) -> Option<Box<Here>> {
+        if self.in_upper_by(inode)? {
+            return None;
         }
         let link = inode.only_link()?;
         let near = self.near(&link.parent)?;

@@ -214,7 +214,7 @@ impl View {
             OpenFile::new(entered, how, Served::File(file), epoch)
         } else {
             let epoch = inode.data.state.read().epoch;
-            let here = match self.near_here(&inode) {
+            let here = match self.near_named(&inode) {
                 Some(here) => here,
                 None => self.object(&inode)?,
             };
