@@ -5,9 +5,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
-use fuser::{
-    FopenFlags, Generation, INodeNo, InitFlags, ReplyEmpty, ReplyEntry, ReplyXattr, Request,
-};
+use fuser::{FopenFlags, Generation, INodeNo, ReplyEmpty, ReplyEntry, ReplyXattr, Request};
 
 use super::io::IoNow;
 use super::{Notifier, reply};
@@ -27,35 +25,6 @@ pub struct Adapter {
     pool: Arc<Pool>,
     pub(super) node: Arc<Node>,
 }
-
-/// What the view cannot do without. Each is asked for alone: asking for several where one is
-/// missing gets none (fuser's `add_capabilities`).
-pub(super) const REQUIRED: [InitFlags; 1] = [InitFlags::FUSE_DONT_MASK];
-
-/// As well, where the kernel tells of opens.
-pub(super) const REQUIRED_OPENING: [InitFlags; 1] = [InitFlags::FUSE_ATOMIC_O_TRUNC];
-
-/// What makes it better.
-pub(super) const WANTED: [InitFlags; 5] = [
-    // File handles are answered by number (LOOKUP of "." and "..").
-    InitFlags::FUSE_EXPORT_SUPPORT,
-    InitFlags::FUSE_POSIX_ACL,
-    // The kernel then asks for no attribute before every write.
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    InitFlags::FUSE_AUTO_INVAL_DATA,
-    InitFlags::FUSE_DO_READDIRPLUS,
-];
-
-/// Where an answer may cost a look into a store, attributes come with a listing only as long as
-/// they are asked for.
-pub(super) const UNWATCHED: [InitFlags; 1] = [InitFlags::FUSE_READDIRPLUS_AUTO];
-
-/// What saves requests where the kernel is told of every change in what it keeps: it opens
-/// directories and keeps their listings without asking, and the targets of symlinks.
-pub(super) const WATCHED: [InitFlags; 2] = [
-    InitFlags::FUSE_NO_OPENDIR_SUPPORT,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-];
 
 impl Adapter {
     /// An adapter whose long work (copying up large files) runs on `pool`.

@@ -8,15 +8,12 @@ use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::adapter::{
-    Adapter, REQUIRED, REQUIRED_OPENING, UNWATCHED, WANTED, WATCHED, absent, caller, failed,
-    kills_suid, open_flags,
-};
+use super::adapter::{Adapter, absent, caller, failed, kills_suid, open_flags};
 use super::io::backing_id;
 use super::reply;
 use crate::fs::{Answer, Changes, IoMode, OpenHow, View};
@@ -25,42 +22,7 @@ use crate::sys::Errno;
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let mode = self.view().io();
-        let opening: &[InitFlags] = match mode {
-            // What is truncated at an open that is not told of comes as a change of attributes.
-            IoMode::Cached => &[],
-            _ => &REQUIRED_OPENING,
-        };
-        for &flag in REQUIRED.iter().chain(opening) {
-            config.add_capabilities(flag).map_err(|missing| {
-                tracing::error!(?missing, "this kernel's FUSE lacks what a view needs");
-                std::io::Error::from_raw_os_error(libc::EPROTO)
-            })?;
-        }
-        let watched: &[InitFlags] = if self.view().is_watched() {
-            &WATCHED
-        } else {
-            &UNWATCHED
-        };
-        for &flag in WANTED.iter().chain(watched) {
-            match config.add_capabilities(flag) {
-                Ok(()) if flag == InitFlags::FUSE_NO_OPENDIR_SUPPORT => self.no_opendir = true,
-                Ok(()) => {}
-                Err(missing) => tracing::info!(?missing, "not offered by this kernel"),
-            }
-        }
-        if mode == IoMode::Passthrough {
-            // One level: a view can still be a layer of an overlayfs.
-            let offered = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
-                && config.set_max_stack_depth(1).is_ok();
-            match offered {
-                true => self.io.offer(),
-                false => {
-                    tracing::info!("this kernel has no passthrough: the daemon reads and writes")
-                }
-            }
-        }
-        Ok(())
+        self.negotiate(config)
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -5,6 +5,7 @@ mod adapter;
 mod filesystem;
 mod io;
 mod mount;
+mod negotiate;
 mod notify;
 mod reply;
 
