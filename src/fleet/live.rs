@@ -58,6 +58,8 @@ struct Post {
     /// Where it is mounted.
     point: PathBuf,
     notifier: Notifier,
+    /// To see what is mounted in it.
+    mounts: Arc<mountinfo::Table>,
     queue: Mutex<Queue>,
     /// All is sent.
     idle: Condvar,
@@ -151,7 +153,8 @@ impl Post {
                 Ok(())
             }
             Message::All => {
-                let none = mounts_in(&self.point).is_some_and(|mounts| mounts.is_empty());
+                let none =
+                    mounts_in(&self.mounts, &self.point).is_some_and(|mounts| mounts.is_empty());
                 let told = none && self.notifier.all_names()?;
                 let view = self.root.view_arc();
                 match told {
@@ -169,7 +172,7 @@ impl Post {
         let view = self.root.view_arc();
         // What is looked up while a directory is thrown away would stay in it.
         self.tell_each(view.every_dir(top))?;
-        for (notice, drop) in view.every_name(top, &mounts_in(&self.point)) {
+        for (notice, drop) in view.every_name(top, &mounts_in(&self.mounts, &self.point)) {
             if let Notice::Entry { parent, name } = notice {
                 self.notifier.name(parent, &name, drop)?;
             }
@@ -192,6 +195,7 @@ pub(super) struct Hub {
     others: RwLock<HashMap<RootId, Tell>>,
     /// Roots that were lost before it was known whose they are.
     lost_early: Mutex<HashSet<RootId>>,
+    mounts: Arc<mountinfo::Table>,
     senders: Pool,
 }
 
@@ -212,6 +216,7 @@ impl Hub {
             views: RwLock::default(),
             others: RwLock::default(),
             lost_early: Mutex::default(),
+            mounts: Arc::default(),
             senders: Pool::default(),
         }
     }
@@ -242,6 +247,7 @@ impl Hub {
             root,
             point,
             notifier,
+            mounts: self.mounts.clone(),
             queue: Mutex::default(),
             idle: Condvar::new(),
         });
@@ -455,8 +461,8 @@ impl Sink for Hub {
 
 /// What is mounted in the view that is mounted on a directory, whichever way it is reached. Other
 /// mount namespaces are not seen.
-fn mounts_in(point: &Path) -> Mounts {
-    let table = match mountinfo::read() {
+fn mounts_in(table: &mountinfo::Table, point: &Path) -> Mounts {
+    let table = match table.now() {
         Ok(table) => table,
         Err(error) => {
             tracing::warn!(%error, "{}: what is mounted in views is not known", mountinfo::TABLE);

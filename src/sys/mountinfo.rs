@@ -1,9 +1,14 @@
 //! The mount table of this process' namespace.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Where the kernel shows it; poll(2) tells of its changes.
 pub const TABLE: &str = "/proc/self/mountinfo";
@@ -33,6 +38,41 @@ pub struct Mount {
 /// What reading [`TABLE`] answers.
 pub fn read() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read(TABLE)?))
+}
+
+/// The table as it is, read again only when it has changed.
+#[derive(Debug, Default)]
+pub struct Table {
+    last: Mutex<Option<(File, Arc<[Mount]>)>>,
+}
+
+impl Table {
+    /// All mounts, in the order of the table.
+    ///
+    /// # Errors
+    /// What reading [`TABLE`] answers.
+    pub fn now(&self) -> io::Result<Arc<[Mount]>> {
+        let mut last = self.last.lock();
+        if let Some((file, mounts)) = &*last {
+            let mut fds = [PollFd::new(file, PollFlags::PRI)];
+            let at_once = Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            // Tells of each change once, to each open file (proc(5)).
+            if poll(&mut fds, Some(&at_once))? == 0 {
+                return Ok(mounts.clone());
+            }
+        }
+        // Opened before it is read: what changes in between is told of.
+        let file = match last.take() {
+            Some((file, _)) => file,
+            None => File::open(TABLE)?,
+        };
+        let mounts: Arc<[Mount]> = read()?.into();
+        *last = Some((file, mounts.clone()));
+        Ok(mounts)
+    }
 }
 
 fn parse(table: &[u8]) -> Vec<Mount> {
@@ -81,6 +121,25 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_is_read_again_when_it_has_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let point = dir.path().canonicalize().unwrap();
+        let table = Table::default();
+        let is_there = || {
+            let mounts = table.now().unwrap();
+            mounts.iter().any(|mount| mount.point == point)
+        };
+        for _ in 0..2 {
+            assert!(!is_there());
+            let flags = rustix::mount::MountFlags::empty();
+            rustix::mount::mount("none", &point, "tmpfs", flags, None).unwrap();
+            assert!(is_there() && is_there());
+            rustix::mount::unmount(&point, rustix::mount::UnmountFlags::empty()).unwrap();
+        }
+        assert!(!is_there());
+    }
 
     #[test]
     fn the_table_is_read() {

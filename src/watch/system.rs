@@ -394,9 +394,14 @@ fn no_means(error: Errno) -> bool {
 /// Tries again where the kernel had no memory or no peace for a moment: ext4 answers `ENOMEM` when
 /// a block was being dropped from the cache (sb_getblk), and giving up costs all that is known.
 pub(super) fn patiently(mut attempt: impl FnMut() -> Res<()>) -> Res<()> {
-    for _ in 0..100 {
+    for turn in 0..600 {
         match attempt() {
-            Err(Errno::NOMEM | Errno::INTR | Errno::AGAIN) => std::thread::yield_now(),
+            Err(Errno::NOMEM | Errno::INTR | Errno::AGAIN) if turn < 100 => {
+                std::thread::yield_now();
+            }
+            Err(Errno::NOMEM | Errno::INTR | Errno::AGAIN) => {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
             result => return result,
         }
     }
