@@ -242,6 +242,7 @@ impl View {
         let upper = self.through(known).and_then(|(_, upper)| upper);
         let orphan = copy.map(|fd| Orphan { fd, upper, path });
         known.data.state.write().orphan = orphan.map(Arc::new);
+        known.data.displaced.fetch_add(1, Ordering::Release);
         for link in known.links() {
             self.held.inodes.unlink(known, &link.parent, &link.name);
         }

@@ -93,6 +93,8 @@ pub struct Node {
     pub state: RwLock<State>,
     /// Held while the object is copied up.
     pub copying: Mutex<()>,
+    /// How often it lost its name to another file ([`super::View`], displacement).
+    pub displaced: AtomicU32,
     /// How many handles have it open.
     pub opens: AtomicU32,
     /// The last handle that it was opened under for writing, or 0: while that is open, what it
@@ -120,6 +122,7 @@ impl Node {
                 epoch: 0,
             }),
             copying: Mutex::new(()),
+            displaced: AtomicU32::new(0),
             opens: AtomicU32::new(0),
             writer: AtomicU64::new(0),
             copied: AtomicU64::new(0),

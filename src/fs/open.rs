@@ -190,12 +190,12 @@ impl View {
         register: Register<'_>,
     ) -> Res<Opened> {
         let inode = self.inode(number)?;
-        let named = !inode.is_nameless();
+        let displaced = inode.data.displaced.load(Ordering::Acquire);
         // Another file has taken its place: whoever opens it by name is to have that one. The
         // kernel looks the name up again and comes back.
-        let still = || match named && inode.is_nameless() {
-            true => Err(Errno::STALE),
-            false => Ok(()),
+        let still = || match inode.data.displaced.load(Ordering::Acquire) == displaced {
+            true => Ok(()),
+            false => Err(Errno::STALE),
         };
         let truncate = how.flags.contains(OFlags::TRUNC);
         let opened = if how.writes() || truncate {
