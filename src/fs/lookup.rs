@@ -135,9 +135,15 @@ impl View {
             return true;
         }
         // To the kernel a number's object never changes its type.
-        let same_kind = here.upper.is_some() || known.data.state.read().kind == here.kind();
+        let (same_kind, in_upper) = {
+            let state = known.data.state.read();
+            let same_kind = here.upper.is_some() || state.kind == here.kind();
+            (same_kind, state.backing.is_none())
+        };
         let is_there = match known.path() {
-            Some(path) => here.upper.is_some() || path == here.path,
+            // Or another name of what an upper has. (A copy keeps the number of the path that it
+            // had below, also when it was renamed and a lower layer has that path again.)
+            Some(path) => path == here.path || (here.upper.is_some() && in_upper),
             None => !self.goes_on_nameless(known, here),
         };
         same_kind && is_there
