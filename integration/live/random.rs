@@ -187,9 +187,7 @@ fn whatever_changes_below_shows_in_every_view() {
     rounds(1, false);
 }
 
-/// Finds the defect that docs/OPERATIONS.md tells of: two paths with one number.
 #[test]
-#[ignore = "a known problem: numbers of renamed copies whose old path comes back below"]
 fn whatever_changes_below_and_in_views_shows() {
     rounds(101, true);
 }

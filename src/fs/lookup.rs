@@ -75,7 +75,7 @@ impl View {
         &self,
         parent: &Arc<Inode>,
         name: &[u8],
-        here: Here,
+        mut here: Here,
     ) -> Res<(Entry, Arc<Inode>)> {
         let shared =
             here.upper.is_some() && here.kind() != libc::S_IFDIR && here.attr.stat.nlink > 1;
@@ -84,13 +84,22 @@ impl View {
         } else {
             Naming::Sole
         };
-        if let Some(known) = self.held.inodes.get(self.number_of(&here)) {
-            self.displace(&known, Some(&here));
+        let mut number = self.number_of(&here);
+        if let Some(known) = self.held.inodes.get(number)
+            && self.displace(&known, Some(&here))
+        {
+            number = self.number_of(&here);
+        }
+        if number != here.attr.number
+            && let Some(upper) = here.upper
+        {
+            self.number_anew(&mut here, upper)?;
+            number = here.attr.number;
         }
         let mut attr = here.attr;
         for _ in 0..MAX_SALT {
-            attr.number = self.number_of(&here);
-            if attr.number != here.attr.number {
+            attr.number = number;
+            if number != here.attr.number {
                 self.held.salted.store(true, Ordering::Relaxed);
             }
             let clashes = |known: &Inode| !self.may_be(known, &here);
@@ -102,6 +111,9 @@ impl View {
             {
                 Ok(inode) => {
                     self.refresh(&inode, &here);
+                    if let Some(upper) = here.upper.filter(|_| id::is_of_path(attr.number)) {
+                        self.remember_copy(&inode, upper, &here.attr.stat);
+                    }
                     let expected = id::of_path(&here.path, 0);
                     if here.kind() == libc::S_IFDIR && attr.number != expected {
                         self.held.own_dirs.lock().insert(attr.number);
@@ -114,8 +126,20 @@ impl View {
                     number = attr.number, "two paths hash to one number"
                 ),
             }
+            number = self.number_of(&here);
         }
         Err(Errno::IO)
+    }
+
+    /// A copy keeps the number of the path that it had below. Where another object is known by that
+    /// number (the copy was renamed, and a lower layer has the path again), it goes by its own from
+    /// now on: a number that hangs on the path would be another one after the next rename.
+    fn number_anew(&self, here: &mut Here, upper: u8) -> Res<()> {
+        let stat = here.attr.stat;
+        let fd = self.reach(here)?.ok_or(Errno::IO)?;
+        self.layers[upper as usize].take_number(&**fd, &stat)?;
+        here.attr.number = self.own_number(upper, &stat);
+        Ok(())
     }
 
     /// Is a number without a name in use for another file than what was found?
@@ -141,9 +165,15 @@ impl View {
             (same_kind, state.backing.is_none())
         };
         let is_there = match known.path() {
-            // Or another name of what an upper has. (A copy keeps the number of the path that it
-            // had below, also when it was renamed and a lower layer has that path again.)
-            Some(path) => path == here.path || (here.upper.is_some() && in_upper),
+            // Or another name of the same copy.
+            Some(path) => {
+                let copied = known.data.copied.load(Ordering::Relaxed);
+                let same_copy = |upper| {
+                    let stat = &here.attr.stat;
+                    copied == 0 || stat.btime == (0, 0) || copied == self.own_number(upper, stat)
+                };
+                path == here.path || (in_upper && here.upper.is_some_and(same_copy))
+            }
             None => !self.goes_on_nameless(known, here),
         };
         same_kind && is_there
@@ -187,9 +217,9 @@ impl View {
     }
 
     /// A file that is open goes on as it is when another takes its place in a lower layer (a
-    /// package is upgraded in the image), or none does: it loses its name as if it had been removed, and with
-    /// that its number to the newcomer's next best. One number is one page cache: programs that
-    /// run the old file would get pages of the new one.
+    /// package is upgraded in the image), or none does: it loses its name as if it had been removed,
+    /// and with that its number to the newcomer's next best. One number is one page cache: programs
+    /// that run the old file would get pages of the new one.
     pub(super) fn displace(&self, known: &Inode, here: Option<&Here>) -> bool {
         if known.is_nameless() {
             return false;

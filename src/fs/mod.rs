@@ -519,6 +519,36 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_renamed_copy_and_what_comes_back_at_its_old_path_are_two() {
+        let dir = tempfile::tempdir().unwrap();
+        let low = dir.path().join("lower/f");
+        let view = plain(dir.path(), |_| std::fs::write(&low, "first").unwrap());
+        let copy = view.lookup(ROOT, b"f").unwrap().attr.number;
+        let how = OpenHow::from_raw(libc::O_RDWR);
+        view.release(view.open(copy, how, ME).unwrap());
+        std::fs::remove_file(&low).unwrap();
+        view.rename((ROOT, b"f"), (ROOT, b"g"), rustix::fs::RenameFlags::empty())
+            .unwrap();
+        view.forget(copy, 1);
+        std::fs::write(&low, "second").unwrap();
+        let newcomer = view.lookup(ROOT, b"f").unwrap().attr.number;
+        assert_eq!(newcomer, copy, "the path's own");
+        let renamed = view.lookup(ROOT, b"g").unwrap().attr.number;
+        assert_ne!(renamed, newcomer, "one number is one page cache");
+        // It keeps that, whatever it is called, also when nobody remembers.
+        view.rename((ROOT, b"g"), (ROOT, b"h"), rustix::fs::RenameFlags::empty())
+            .unwrap();
+        assert_eq!(view.lookup(ROOT, b"h").unwrap().attr.number, renamed);
+        view.forget(renamed, 2);
+        assert_eq!(view.lookup(ROOT, b"h").unwrap().attr.number, renamed);
+        let how = OpenHow::from_raw(libc::O_RDONLY);
+        for (number, text) in [(newcomer, &b"second"[..]), (renamed, b"first")] {
+            let handle = view.open(number, how, ME).unwrap();
+            assert_eq!(read(&view, number, handle), text);
+        }
+    }
+
+    #[test]
     fn a_fifo_in_the_place_of_a_file_is_not_opened() {
         let dir = tempfile::tempdir().unwrap();
         let view = plain(dir.path(), |lower| {

@@ -296,11 +296,30 @@ impl Layer {
         if self.caps()?.xattrs || stat.nlink > 1 && !stat.is_dir() {
             return Ok(());
         }
+        self.drop_side_file(stat)
+    }
+
+    fn drop_side_file(&self, stat: &Stat) -> Res<()> {
+        let flags = AtFlags::empty();
         ignore_absent(rustix::fs::unlinkat(
             self.work()?,
             &side_file(stat)[..],
-            AtFlags::empty(),
+            flags,
         ))
+    }
+
+    /// Takes the stored number from an object that is to go by its own from now on.
+    ///
+    /// # Errors
+    /// What removing answers.
+    pub fn take_number(&self, fd: impl AsFd, stat: &Stat) -> Res<()> {
+        if !self.caps()?.xattrs {
+            return self.drop_side_file(stat);
+        }
+        match Xattrs::of(&fd).remove(machinery::NUMBER) {
+            Err(Errno::NODATA) => Ok(()),
+            other => other,
+        }
     }
 
     /// Marks a directory so that nothing below shows through.
