@@ -118,16 +118,19 @@ fn litefile(size: Size) -> String {
     text
 }
 
+/// Where rows are.
+const TOPS: [&str; 6] = [
+    "etc",
+    "var/lib",
+    "srv",
+    "usr/share/app",
+    "lnk",
+    "opt/vendor/v2",
+];
+
 /// The path and the option of the n-th row.
 pub(crate) fn row(n: usize) -> (String, &'static str) {
-    let top = [
-        "etc",
-        "var/lib",
-        "srv",
-        "usr/share/app",
-        "lnk",
-        "opt/vendor/v2",
-    ][n % 6];
+    let top = TOPS[n % TOPS.len()];
     let (a, b, c) = (n % 7, n % 101, n % 401);
     let options = [
         "tmpfs",
@@ -147,14 +150,7 @@ pub(crate) fn row(n: usize) -> (String, &'static str) {
         4 => (format!("/{top}/d{a}/dir{n}/"), option),
         // Below the directory of the row before.
         5 => {
-            let before = [
-                "etc",
-                "var/lib",
-                "srv",
-                "usr/share/app",
-                "lnk",
-                "opt/vendor/v2",
-            ][(n - 1) % 6];
+            let before = TOPS[(n - 1) % TOPS.len()];
             (
                 format!("/{before}/d{}/dir{}/conf{n}", (n - 1) % 7, n - 1),
                 option,

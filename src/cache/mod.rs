@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::sys::obj::Stat;
+use crate::sys::obj::{Stat, is_at_or_below};
 use absent::Absences;
 pub use shard::Ticket;
 use shard::{Key, Shard};
@@ -212,7 +212,7 @@ impl Cache {
         for shard in &self.shards {
             shard
                 .lock()
-                .forget_where(layer, |path, _| is_below(path, top));
+                .forget_where(layer, |path, _| is_at_or_below(path, top));
         }
     }
 
@@ -277,14 +277,6 @@ impl Cache {
 
 fn hash(path: &[u8]) -> u64 {
     xxh3_64(path)
-}
-
-/// Is a path `top` itself or below it?
-fn is_below(path: &[u8], top: &[u8]) -> bool {
-    match path.strip_prefix(top) {
-        Some(rest) => rest.is_empty() || top.is_empty() || rest[0] == b'/',
-        None => false,
-    }
 }
 
 #[cfg(test)]

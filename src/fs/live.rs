@@ -11,6 +11,7 @@ use super::resolve::join;
 use super::{Inode, Source, TreeMode, View, next_number};
 use crate::inode::id;
 use crate::layer::Layer;
+use crate::sys::obj::is_at_or_below;
 
 /// What the kernel is to be told.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -339,9 +340,4 @@ impl View {
         });
         known
     }
-}
-
-fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
-    let rest = path.strip_prefix(top);
-    rest.is_some_and(|rest| rest.is_empty() || top.is_empty() || rest[0] == b'/')
 }

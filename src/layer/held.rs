@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::Layer;
 use crate::sys::Res;
+use crate::sys::obj::is_at_or_below;
 
 /// As often as a root is looked at again.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -199,14 +200,10 @@ impl Layer {
     pub fn let_go_of(&self, path: &[u8]) {
         let mut state = self.held.state.lock();
         state.changes += 1;
-        let below = |held: &[u8]| {
-            held.strip_prefix(path)
-                .is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || path.is_empty())
-        };
         let gone: Vec<Box<[u8]>> = state
             .dirs
             .iter()
-            .filter(|(held, _)| below(held))
+            .filter(|(held, _)| is_at_or_below(held, path))
             .map(|(held, _)| held.clone())
             .collect();
         for held in gone {

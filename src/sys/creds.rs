@@ -80,14 +80,7 @@ pub fn as_caller<T>(caller: Caller, umask: u32, work: impl FnOnce() -> Res<T>) -
     let restore = Restore { ids };
     set_umask(umask & 0o777);
     if ids {
-        let caps = match CAPS.get() {
-            Some(caps) => caps,
-            None => {
-                let caps = rustix::thread::capabilities(None)?;
-                CAPS.set(Some(caps));
-                caps
-            }
-        };
+        let caps = own_capabilities()?;
         set_fs_ids(caller.uid, caller.gid);
         if caller.uid != 0 && caps.effective.intersects(fs_capabilities()) {
             rustix::thread::set_capabilities(None, caps)?;
@@ -96,6 +89,16 @@ pub fn as_caller<T>(caller: Caller, umask: u32, work: impl FnOnce() -> Res<T>) -
     let result = work();
     drop(restore);
     result
+}
+
+/// What this thread may do, asked for once.
+fn own_capabilities() -> Res<CapabilitySets> {
+    if let Some(caps) = CAPS.get() {
+        return Ok(caps);
+    }
+    let caps = rustix::thread::capabilities(None)?;
+    CAPS.set(Some(caps));
+    Ok(caps)
 }
 
 /// What setfsuid(2) to a user other than root drops (`CAP_FS_SET`, include/linux/capability.h).
@@ -127,14 +130,7 @@ impl Drop for Raise {
 /// # Errors
 /// capset(2)'s.
 pub fn killing_suid<T>(work: impl FnOnce() -> T) -> Res<T> {
-    let caps = match CAPS.get() {
-        Some(caps) => caps,
-        None => {
-            let caps = rustix::thread::capabilities(None)?;
-            CAPS.set(Some(caps));
-            caps
-        }
-    };
+    let caps = own_capabilities()?;
     let mut without = caps;
     without.effective -= CapabilitySet::FSETID;
     rustix::thread::set_capabilities(None, without)?;

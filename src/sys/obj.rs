@@ -134,6 +134,12 @@ pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// Is a path `top` itself or below it? Both without a leading slash; all is below the empty path.
+pub fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
+    let rest = path.strip_prefix(top);
+    rest.is_some_and(|rest| rest.is_empty() || top.is_empty() || rest[0] == b'/')
+}
+
 /// statx of the object behind a descriptor, `O_PATH` ones too.
 ///
 /// # Errors
