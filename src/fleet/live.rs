@@ -295,6 +295,13 @@ impl Hub {
         }
     }
 
+    /// Lets go of what views keep and nobody uses.
+    pub(super) fn let_go_idle(&self) {
+        for post in self.views.read().clone() {
+            post.root.view().let_go_idle();
+        }
+    }
+
     /// Once in a while: tells again what was told while the view was answering requests.
     ///
     /// An answer from before a change may come to the kernel's caches after the word of it: the

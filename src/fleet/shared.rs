@@ -254,6 +254,7 @@ impl State {
         for (layer, _) in &layers {
             layer.let_go_idle();
         }
+        self.hub.let_go_idle();
         let Some(watcher) = &self.watcher else {
             return;
         };

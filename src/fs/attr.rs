@@ -115,8 +115,7 @@ impl View {
 
     fn truncate(&self, here: &Here, size: u64, handle: Option<u64>) -> Res<()> {
         let open = handle.and_then(|handle| self.held.files.get(handle));
-        let open = open.filter(|file| file.writes());
-        if let Some(file) = open.and_then(|file| file.current()) {
+        if let Some(file) = open.and_then(|file| file.to_write()) {
             return rustix::fs::ftruncate(&*file, size);
         }
         let fd = self.reach(here)?.ok_or(Errno::IO)?;

@@ -12,9 +12,6 @@ use std::any::Any;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use lru::LruCache;
-use parking_lot::Mutex;
-
 use super::resolve::Here;
 use super::{Inode, IoMode, OpenHow, Source, View};
 use crate::rules::UpperKind;
@@ -175,37 +172,6 @@ struct Wish {
     lasting: bool,
 }
 
-/// The most files of lower layers that the kernel keeps open for us while nobody has them open.
-const MOST: usize = 128;
-
-/// Backings of lower layers' files, so that opening one again costs no system call.
-#[derive(Debug)]
-pub(super) struct Kept(Mutex<LruCache<File, Backing>>);
-
-impl Default for Kept {
-    fn default() -> Self {
-        Kept(Mutex::new(LruCache::unbounded()))
-    }
-}
-
-impl Kept {
-    fn get(&self, file: File) -> Option<Backing> {
-        self.0.lock().get(&file).cloned()
-    }
-
-    fn put(&self, file: File, backing: Backing) {
-        let mut kept = self.0.lock();
-        let before = kept.put(file, backing);
-        let oldest = match kept.len() > MOST {
-            true => kept.pop_lru(),
-            false => None,
-        };
-        // Letting go of one is a system call.
-        drop(kept);
-        drop((before, oldest));
-    }
-}
-
 impl View {
     /// Which file of a layer this is, if it is one.
     fn file_of(&self, inode: &Inode, here: &Here) -> Option<File> {
@@ -298,24 +264,28 @@ impl View {
         let Some(file) = wish.file else {
             return Ok(None);
         };
-        // A file of an upper gives its space back when it is removed and closed.
-        let keeps = here
-            .top()
-            .is_some_and(|src| !self.layer_is_upper(src.layer));
-        if keeps && let Some(backing) = self.held.backings.get(file) {
-            return Ok(Some(backing));
-        }
         let fd = fd()?;
         if wish.writes {
             self.make_room(&fd);
+        }
+        let kept = match here.upper {
+            None => here
+                .top()
+                .filter(|src| !self.layer_is_upper(src.layer))
+                .map(|_| &self.held.lowers),
+            // On a server's file system another file may come to have this number meanwhile.
+            Some(upper) => self.is_local(upper).then_some(&self.held.uppers),
+        };
+        if let Some(backing) = kept.and_then(|kept| kept.get(file)) {
+            return Ok(Some(backing));
         }
         let backing = match here.upper {
             // Whoever writes: the setuid bits that a file gets while it is open go.
             Some(_) => crate::sys::creds::killing_suid(|| register(fd.as_fd(), file.0))?,
             None => register(fd.as_fd(), file.0),
         };
-        if keeps && let Some(backing) = &backing {
-            self.held.backings.put(file, backing.clone());
+        if let (Some(kept), Some(backing)) = (kept, &backing) {
+            kept.put(file, backing.clone());
         }
         Ok(backing)
     }
@@ -383,7 +353,12 @@ mod tests {
         drop(a);
         view.release(first.handle);
         view.release(second.handle);
-        assert_eq!(Arc::strong_count(&b), 1, "an upper's file is not kept");
+        // Opened again, it is the same; without a name, nothing keeps it.
+        let again = open(&view, file, libc::O_WRONLY).unwrap();
+        assert!(Arc::ptr_eq(&b, &again.backing.unwrap()));
+        view.release(again.handle);
+        view.unlink(ROOT, b"f").unwrap();
+        assert_eq!(Arc::strong_count(&b), 1);
     }
 
     #[test]

@@ -74,11 +74,10 @@ impl View {
         if !how.writes() {
             return true;
         }
-        let upper = self.inode(number).and_then(|inode| {
-            let pos = self.pos_of(&inode);
-            self.layers[self.writable(pos)? as usize].caps()
-        });
-        upper.is_ok_and(|caps| caps.closes_quietly)
+        let upper = self
+            .inode(number)
+            .and_then(|inode| self.writable(self.pos_of(&inode)));
+        upper.is_ok_and(|upper| self.is_local(upper))
     }
 
     /// At close(2): what a store reports late (NFS: quota, space) is reported here.

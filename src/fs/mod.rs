@@ -17,6 +17,7 @@ pub mod explain;
 mod figures;
 mod handless;
 mod io;
+mod kept;
 mod live;
 mod look;
 mod lookup;
@@ -187,7 +188,10 @@ struct Held {
     /// The numbers of directories that have another than their path's.
     own_dirs: Mutex<HashSet<u64>>,
     io: IoMode,
-    backings: backing::Kept,
+    /// Lower layers' files that the kernel reads by itself.
+    lowers: kept::Kept,
+    /// The uppers' that it reads and writes.
+    uppers: kept::Kept,
     handless: handless::Files,
     /// How often the kernel was told something that it believes until it is told otherwise.
     lasting: AtomicU64,
@@ -276,7 +280,8 @@ impl View {
             salted: AtomicBool::new(false),
             own_dirs: Mutex::default(),
             io: spec.options.io,
-            backings: backing::Kept::default(),
+            lowers: kept::Kept::of_lowers(),
+            uppers: kept::Kept::of_uppers(),
             handless: handless::Files::new(spec.options.io),
             lasting: AtomicU64::new(0),
         };
@@ -398,6 +403,12 @@ impl View {
             UpperKind::Persistent => self.roles.persistent,
             UpperKind::Localdisk => self.roles.localdisk,
         }
+    }
+
+    /// Is an upper on a file system of this machine, of a kind that is well known?
+    fn is_local(&self, upper: u8) -> bool {
+        let caps = self.layers[upper as usize].caps();
+        caps.is_ok_and(|caps| caps.local)
     }
 
     fn kind_of(&self, upper: u8) -> UpperKind {

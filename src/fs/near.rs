@@ -177,16 +177,19 @@ impl View {
             source: Source::One(src),
             attr: self.shown(inode.number, stat),
             fd: OnceCell::from(fd),
-            open: Some(flags),
+            open: flags,
             upper: Some(src.layer),
             target: None,
             trust: self.own_trust(),
         }))
     }
 
-    /// The descriptor through which an object of an upper is being written, what it is open for,
-    /// and where the object is.
-    pub(super) fn writing_to(&self, inode: &Inode) -> Option<(Arc<OwnedFd>, OFlags, Src, Pos)> {
+    /// The descriptor of an object of an upper that is being written, what that is open for
+    /// (nothing where it only names the object), and where the object is.
+    pub(super) fn writing_to(
+        &self,
+        inode: &Inode,
+    ) -> Option<(Arc<OwnedFd>, Option<OFlags>, Src, Pos)> {
         let open = self
             .held
             .files

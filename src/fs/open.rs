@@ -12,7 +12,7 @@ use super::resolve::Here;
 use super::upper::Data;
 use super::{Caller, Inode, Source, View};
 use crate::sys::obj;
-use crate::sys::{Errno, Res};
+use crate::sys::{Errno, Res, most_descriptors};
 
 /// open(2)'s flags as far as they matter here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -139,12 +139,25 @@ impl OpenFile {
         }
     }
 
-    /// The descriptor that writes to the inode's object as it is in this epoch, and what it is
-    /// open for.
-    pub(super) fn writing(&self, epoch: u32) -> Option<(Arc<OwnedFd>, OFlags)> {
-        let current = self.writes() && self.epoch.load(Ordering::Acquire) == epoch;
-        let fd = current.then(|| self.current())??;
-        Some((fd, self.how.backing()))
+    /// The descriptor to write to, if there is one now.
+    pub(super) fn to_write(&self) -> Option<Arc<OwnedFd>> {
+        match &*self.file.read() {
+            Served::File(fd) if self.writes() => Some(fd.clone()),
+            _ => None,
+        }
+    }
+
+    /// The descriptor of the inode's object as it is in this epoch, and what it is open for
+    /// (nothing where it only names the file), if the object is being written to through this.
+    pub(super) fn writing(&self, epoch: u32) -> Option<(Arc<OwnedFd>, Option<OFlags>)> {
+        if !self.writes() || self.epoch.load(Ordering::Acquire) != epoch {
+            return None;
+        }
+        match &*self.file.read() {
+            Served::File(fd) => Some((fd.clone(), Some(self.how.backing()))),
+            Served::Object(fd) => Some((fd.clone(), None)),
+            Served::Nothing => None,
+        }
     }
 
     pub(super) fn writes(&self) -> bool {
@@ -203,6 +216,10 @@ impl View {
             let here = self.copy_up(&inode, data)?;
             still()?;
             let epoch = inode.data.state.read().epoch;
+            if !truncate && self.opens_surely(&here)? {
+                let opened = self.open_named(&inode, here, how, register, epoch)?;
+                return Ok(self.opened(opened));
+            }
             let file = self.open_copied(&here, how)?;
             let entered = self.enter_open(&inode, &here, how, register, || Ok(&*file))?;
             if entered.backing.is_some() {
@@ -244,6 +261,18 @@ impl View {
             }
             return Ok(OpenFile::new(entered, how, Served::File(file), epoch));
         }
+        self.open_named(inode, here, how, register, epoch)
+    }
+
+    /// Opens a regular file of an upper that need not be opened here where the kernel does.
+    fn open_named(
+        &self,
+        inode: &Arc<Inode>,
+        here: Box<Here>,
+        how: OpenHow,
+        register: Register<'_>,
+        epoch: u32,
+    ) -> Res<OpenFile> {
         let fd = self.reach(&here)?.ok_or(Errno::IO)?;
         let entered = self.enter_open(inode, &here, how, register, || Ok(fd))?;
         let served = if entered.backing.is_some() {
@@ -278,6 +307,19 @@ impl View {
         } else {
             Ok(())
         }
+    }
+
+    /// Can opening this for writing fail for no reason that is not known? The kernel does it by
+    /// itself after the answer, and whatever it finds is EIO to the caller (fs/fuse/iomode.c).
+    fn opens_surely(&self, here: &Here) -> Res<bool> {
+        let named = here.open.is_none() && here.kind() == libc::S_IFREG;
+        let known = |upper| named && self.is_local(upper) && !here.attr.stat.guarded;
+        if !here.upper.is_some_and(known) {
+            return Ok(false);
+        }
+        let fd = self.reach(here)?.ok_or(Errno::IO)?;
+        let read_only = rustix::fs::StatVfsMountFlags::RDONLY;
+        Ok(!rustix::fs::fstatvfs(fd)?.f_flag.contains(read_only))
     }
 
     /// What was just copied is open for reading and writing already, and may serve as it is.
@@ -385,10 +427,7 @@ fn allow_direct(fd: &OwnedFd, how: OpenHow) -> Res<()> {
 
 /// How many descriptors open files may hold: half the limit, so that requests have the rest.
 fn most_open() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit / 2).unwrap_or(usize::MAX)
-    })
+    most_descriptors() / 2
 }
 
 #[cfg(test)]

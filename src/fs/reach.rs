@@ -65,10 +65,7 @@ impl Here {
 
     /// Its extended attributes, by the descriptor that it is reached by.
     pub(super) fn attrs_by<'f>(&self, fd: &'f Arc<OwnedFd>) -> obj::Xattrs<'f> {
-        match self.open {
-            Some(_) => obj::Xattrs::of_open(fd),
-            None => obj::Xattrs::of(fd),
-        }
+        attrs_by(self.open, fd)
     }
 
     /// The layer that wins; `None` where it is only in the view, or put together.
@@ -93,6 +90,14 @@ impl Here {
             }),
             _ => Err(Errno::NOTDIR),
         }
+    }
+}
+
+/// Extended attributes by a descriptor and what it is open for; nothing: it only names the object.
+pub(super) fn attrs_by(open: Option<OFlags>, fd: &Arc<OwnedFd>) -> obj::Xattrs<'_> {
+    match open {
+        Some(_) => obj::Xattrs::of_open(fd),
+        None => obj::Xattrs::of(fd),
     }
 }
 

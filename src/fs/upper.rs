@@ -319,6 +319,7 @@ impl View {
         let orphan = self.keep_orphan(here);
         self.held.inodes.unlink(&inode, parent, name);
         if inode.is_nameless() {
+            self.not_kept(&here.attr.stat);
             self.held.handless.let_go(inode.number);
             let regular = {
                 let mut state = inode.data.state.write();

@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 
 use rustix::fs::XattrFlags;
 
+use super::reach::attrs_by;
 use super::upper::Data;
 use super::{Caller, View};
 use crate::layer::machinery;
@@ -29,9 +30,9 @@ impl View {
     pub fn getxattr(&self, number: u64, name: &[u8]) -> Res<Vec<u8>> {
         let stored = stored(name)?;
         let inode = self.inode(number)?;
-        let value = if let Some((fd, ..)) = self.writing_to(&inode) {
+        let value = if let Some((fd, flags, ..)) = self.writing_to(&inode) {
             // The kernel asks for a capability that a first write would clear.
-            Xattrs::of_open(&fd).get(&stored)
+            attrs_by(flags, &fd).get(&stored)
         } else {
             let here = match self.near_here(&inode) {
                 Some(here) => here,

@@ -5,7 +5,7 @@
 //! that is not the same any more takes all of them along (SEMANTICS section 8).
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -14,12 +14,18 @@ use rustix::fs::OFlags;
 
 use super::Layer;
 use crate::sys::obj;
-use crate::sys::{Errno, Res};
+use crate::sys::{Errno, Res, most_descriptors};
 
-/// Each costs a descriptor.
-const MOST: usize = 512;
-/// What nobody asked for in so long is let go of when something else is opened.
+/// The most of one layer, each a descriptor: what a node that boots reads, and more.
+const MOST: usize = 8192;
+/// What nobody asked for in so long is let go of.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// How many one layer may have: a few of many layers leave descriptors for all else.
+fn most() -> usize {
+    static LIMIT: OnceLock<usize> = OnceLock::new();
+    *LIMIT.get_or_init(|| MOST.min(most_descriptors() / 32))
+}
 
 #[derive(Debug)]
 struct Kept {
@@ -45,6 +51,25 @@ impl Default for Files {
             root: None,
             files: LruCache::unbounded(),
         }))
+    }
+}
+
+impl Files {
+    /// Lets go of what nobody has asked for in a long time.
+    pub(super) fn let_go_idle(&self) {
+        let now = Instant::now();
+        let mut gone = Vec::new();
+        let mut state = self.0.lock();
+        while state
+            .files
+            .peek_lru()
+            .is_some_and(|(_, kept)| now.saturating_duration_since(kept.used) > IDLE)
+        {
+            gone.extend(state.files.pop_lru());
+        }
+        drop(state);
+        // Closing is a system call each.
+        drop(gone);
     }
 }
 
@@ -94,12 +119,7 @@ impl Layer {
         let mut state = self.files.0.lock();
         if state.root.as_ref().is_some_and(|at| Arc::ptr_eq(at, &root)) {
             gone.extend(state.files.put(path.into(), kept));
-            while state.files.len() > MOST
-                || state
-                    .files
-                    .peek_lru()
-                    .is_some_and(|(_, kept)| kept.used + IDLE < used)
-            {
+            while state.files.len() > most() {
                 gone.extend(state.files.pop_lru().map(|(_, kept)| kept));
             }
         }

@@ -15,8 +15,8 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::Layer;
-use crate::sys::Res;
 use crate::sys::obj::is_at_or_below;
+use crate::sys::{Res, most_descriptors};
 
 /// As often as a root is looked at again.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -29,12 +29,7 @@ static ALL: AtomicUsize = AtomicUsize::new(0);
 /// How many they may hold: an eighth of the descriptors that there may be.
 fn most_of_all() -> usize {
     static LIMIT: OnceLock<usize> = OnceLock::new();
-    *LIMIT.get_or_init(|| {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        limit.map_or(usize::MAX, |limit| {
-            usize::try_from(limit / 8).unwrap_or(usize::MAX)
-        })
-    })
+    *LIMIT.get_or_init(|| most_descriptors() / 8)
 }
 
 #[derive(Debug)]
@@ -193,6 +188,8 @@ impl Layer {
             state.dirs.pop(&held);
         }
         state.work = state.work.take().filter(|kept| believed(kept, LONGEST));
+        drop(state);
+        self.files.let_go_idle();
     }
 
     /// What was at `path`, and all below it, is not there any more: to be said once that is so,

@@ -26,13 +26,15 @@ pub struct Caps {
     pub tmpfile: bool,
     /// renameat2(2) can leave a whiteout.
     pub rename_whiteout: bool,
-    /// close(2) never fails: what a write could not do, it has said itself.
-    pub closes_quietly: bool,
+    /// A file system of this machine alone, of a kind that is well known: close(2) never fails,
+    /// what a write could not do it has said itself; a device and inode number means one file for
+    /// as long as somebody holds it; opening for writing fails for reasons that can be asked for.
+    pub local: bool,
 }
 
 /// File systems without a `flush` operation (`struct file_operations`): ext2 to ext4, tmpfs,
 /// ramfs, XFS, Btrfs (include/uapi/linux/magic.h).
-const QUIET: [u64; 5] = [0xEF53, 0x0102_1994, 0x8584_58f6, 0x5846_5342, 0x9123_683E];
+const LOCAL: [u64; 5] = [0xEF53, 0x0102_1994, 0x8584_58f6, 0x5846_5342, 0x9123_683E];
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -163,7 +165,7 @@ impl Layer {
             xattrs,
             tmpfile,
             rename_whiteout: rename_whiteout && form == Form::Device,
-            closes_quietly: QUIET.contains(&(rustix::fs::fstatfs(&work)?.f_type as u64)),
+            local: LOCAL.contains(&(rustix::fs::fstatfs(&work)?.f_type as u64)),
         })
     }
 
@@ -183,7 +185,7 @@ impl Layer {
             xattrs,
             tmpfile: false,
             rename_whiteout: false,
-            closes_quietly: false,
+            local: false,
         })
     }
 

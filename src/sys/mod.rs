@@ -19,3 +19,11 @@ pub use rustix::io::Errno;
 
 /// What every function that can fail here returns.
 pub type Res<T> = Result<T, Errno>;
+
+/// How many descriptors this process may have (getrlimit(2), `RLIMIT_NOFILE`).
+pub fn most_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
+}

@@ -50,6 +50,8 @@ pub struct Stat {
     pub btime: (i64, u32),
     /// The object is the root of a mount.
     pub mount_root: bool,
+    /// It is marked as not to be changed, or only to be appended to (chattr(1)).
+    pub guarded: bool,
 }
 
 impl Stat {
@@ -188,6 +190,9 @@ fn stat_at(fd: impl AsFd, name: &[u8], flags: AtFlags) -> Res<Stat> {
         mount_root: x
             .stx_attributes
             .contains(rustix::fs::StatxAttributes::MOUNT_ROOT),
+        guarded: x.stx_attributes.intersects(
+            rustix::fs::StatxAttributes::IMMUTABLE | rustix::fs::StatxAttributes::APPEND,
+        ),
     })
 }
 
