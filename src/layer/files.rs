@@ -5,6 +5,7 @@
 //! that is not the same any more takes all of them along (SEMANTICS section 8).
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -21,10 +22,13 @@ const MOST: usize = 8192;
 /// What nobody asked for in so long is let go of.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// How many one layer may have: a few of many layers leave descriptors for all else.
-fn most() -> usize {
+/// How many files all layers of the process keep.
+static ALL: AtomicUsize = AtomicUsize::new(0);
+
+/// How many they may keep: a third of the descriptors that there may be.
+fn most_of_all() -> usize {
     static LIMIT: OnceLock<usize> = OnceLock::new();
-    *LIMIT.get_or_init(|| MOST.min(most_descriptors() / 32))
+    *LIMIT.get_or_init(|| most_descriptors() / 3)
 }
 
 #[derive(Debug)]
@@ -32,6 +36,20 @@ struct Kept {
     fd: Arc<OwnedFd>,
     file: (u64, u64),
     used: Instant,
+}
+
+impl Kept {
+    fn new(fd: Arc<OwnedFd>, file: (u64, u64)) -> Kept {
+        ALL.fetch_add(1, Ordering::Relaxed);
+        let used = Instant::now();
+        Kept { fd, file, used }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        ALL.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -109,17 +127,15 @@ impl Layer {
         if (stat.dev, stat.ino) != file {
             return Err(Errno::STALE);
         }
-        let (fd, used) = (Arc::new(fd), Instant::now());
-        let kept = Kept {
-            fd: fd.clone(),
-            file,
-            used,
-        };
+        let fd = Arc::new(fd);
+        let kept = Kept::new(fd.clone(), file);
         let mut gone = Vec::new();
         let mut state = self.files.0.lock();
         if state.root.as_ref().is_some_and(|at| Arc::ptr_eq(at, &root)) {
             gone.extend(state.files.put(path.into(), kept));
-            while state.files.len() > most() {
+            let more = state.files.len().saturating_sub(MOST);
+            let more = more.max(ALL.load(Ordering::Relaxed).saturating_sub(most_of_all()));
+            for _ in 0..more {
                 gone.extend(state.files.pop_lru().map(|(_, kept)| kept));
             }
         }
