@@ -10,6 +10,9 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::*;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// What may happen to a file; every sequence of [`LENGTH`] of them is tried.
@@ -216,4 +219,71 @@ fn setuid_goes_at_a_write_by_a_file_that_was_open_before() {
     chmod(ov.at("f"), 0o4755).unwrap();
     as_user(1000, 1000, &[], || pwrite(&file, 0, "x")).unwrap();
     assert_eq!(perm(ov.at("f")), 0o755);
+}
+
+/// The kernel opens a file of an upper by itself, and would tell EIO whatever the reason.
+#[test]
+fn an_open_that_the_store_refuses_says_why() {
+    let ov = Overlay::new(Store::Disk, |_| {});
+    write(ov.at("f"), "made").unwrap();
+    append(ov.at("f"), " here").unwrap();
+    chattr("+i", &ov.up("f"));
+    let refused = open(ov.at("f"), OFlags::WRONLY, 0);
+    let there = read(ov.at("f"));
+    chattr("-i", &ov.up("f"));
+    assert_eq!(refused.unwrap_err(), Errno::PERM);
+    assert_eq!(there.unwrap(), b"made here");
+    append(ov.at("f"), ", again").unwrap();
+    assert_eq!(read(ov.up("f")).unwrap(), b"made here, again");
+
+    let ov = Overlay::new(TMPFS, |_| {});
+    write(ov.at("f"), "made").unwrap();
+    append(ov.at("f"), " here").unwrap();
+    let store = ov.upper.parent().unwrap();
+    // Nothing that is kept is open for writing, which would be EBUSY.
+    rustix::mount::mount_remount(store, MountFlags::RDONLY, "").unwrap();
+    assert_eq!(
+        open(ov.at("f"), OFlags::WRONLY, 0).unwrap_err(),
+        Errno::ROFS
+    );
+    assert_eq!(read(ov.at("f")).unwrap(), b"made here");
+    rustix::mount::mount_remount(store, MountFlags::empty(), "").unwrap();
+    append(ov.at("f"), ", again").unwrap();
+    assert_eq!(read(ov.up("f")).unwrap(), b"made here, again");
+}
+
+fn chattr(change: &str, file: &std::path::Path) {
+    let done = std::process::Command::new("chattr")
+        .arg(change)
+        .arg(file)
+        .status();
+    assert!(done.unwrap().success(), "chattr {change}");
+}
+
+/// A file is kept open for a moment after its last close: it is not in the way of one that
+/// somebody else puts in its place, and its space comes back when somebody else removes it.
+#[test]
+fn what_is_kept_open_is_in_nobodys_way() {
+    let ov = Overlay::new(Store::Tmpfs(16 << 20), |_| {});
+    if ov.is_overlayfs() {
+        // What happens in its upper behind its back is undefined there.
+        return;
+    }
+    write(ov.at("f"), "before").unwrap();
+    append(ov.at("f"), ".").unwrap();
+    write(ov.up("new"), "after").unwrap();
+    rename(ov.up("new"), ov.up("f")).unwrap();
+    poll_until("the other file shows", || {
+        read(ov.at("f")).unwrap() == b"after"
+    });
+    append(ov.at("f"), "wards").unwrap();
+    assert_eq!(read(ov.up("f")).unwrap(), b"afterwards");
+
+    let free = || rustix::fs::statvfs(&ov.upper).unwrap().f_bfree;
+    let before = free();
+    write(ov.at("big"), vec![1; 4 << 20]).unwrap();
+    append(ov.at("big"), ".").unwrap();
+    assert!(free() < before);
+    unlink(ov.up("big")).unwrap();
+    poll_until("its space is free", || free() >= before);
 }

@@ -284,7 +284,14 @@ impl View {
             Some(_) => crate::sys::creds::killing_suid(|| register(fd.as_fd(), file.0))?,
             None => register(fd.as_fd(), file.0),
         };
-        if let (Some(kept), Some(backing)) = (kept, &backing) {
+        // Open for writing it would be in the way of mount(2), MS_RDONLY, and of execve(2).
+        let only_read = || {
+            let flags = rustix::fs::fcntl_getfl(&fd)?;
+            Ok::<_, Errno>(flags.contains(OFlags::PATH) || (flags & OFlags::ACCMODE).is_empty())
+        };
+        if let (Some(kept), Some(backing)) = (kept, &backing)
+            && only_read()?
+        {
             kept.put(file, backing.clone());
         }
         Ok(backing)
