@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 PREFIX ?= /usr/local
-BENCHES := bench-reads
+BENCHES := bench-reads bench-copyup
 BENCH = benches/mounts/$(@:bench-%=%).sh $(if $(RAW),--json $(RAW)/$(@:bench-%=%).json)
 .PHONY: setup build install demo test test-all bench bench-mounts $(BENCHES) clean help
 KIND ?= statelite
@@ -32,6 +32,9 @@ bench: build ## what a request costs, by criterion
 bench-mounts: $(BENCHES) ## all of the following, one after the other: raw figures into RAW=DIR
 
 bench-reads: setup build ## opening and reading outside rules, for each way of io
+	@$(BENCH)
+
+bench-copyup: setup build ## lookups beside a copy of 1 GiB, and beside a store that hangs
 	@$(BENCH)
 
 clean: ## remove what build made; .cache (image, tools) stays

@@ -114,30 +114,32 @@ bench() {
     [$round, $who, $prefix + $op + .[0], "ns", .[1]] | @tsv' "$out" >>"$figures"
 }
 # table BASE WHO... -- WHAT...: checks that every figure is there, once a round and above zero; prints medians, then medians of each round's ratio to BASE.
-# Where BASE is empty: no ratios. With --json, writes all of it.
+# Where BASE is empty: no ratios. With --json, all of it and of the tables before is written.
 table() {
-  local base=$1 who=() what; shift
+  local base=$1 who=(); shift
   while [ "$1" != -- ]; do who+=("$1"); shift; done; shift
-  what=$(jq -cn '$ARGS.positional' --args "$@")
-  jq -Rn --argjson who "$(jq -cn '$ARGS.positional' --args "${who[@]}")" --argjson what "$what" --arg base "$base" --argjson rounds "$rounds" \
-    --arg bench "$(basename "$0" .sh)" --arg quick "$quick" --arg cpus "$cpus" --arg kernel "$(uname -r)" --arg date "$(date -u +%FT%TZ)" --argjson processors "$(nproc)" \
-    --arg version "$("$STATELITE" --version)" --arg filesystem "$(findmnt -no FSTYPE -T "$scratch")" '
+  [ -s "$scratch/tables.json" ] || echo '[]' >"$scratch/tables.json"
+  jq -Rn --argjson who "$(jq -cn '$ARGS.positional' --args "${who[@]}")" --argjson what "$(jq -cn '$ARGS.positional' --args "$@")" --arg base "$base" --argjson rounds "$rounds" \
+    --arg bench "$(basename "$0" .sh)" --arg quick "$quick" --arg cpus "$cpus" --arg kernel "$(uname -r)" --arg date "$(date -u +%FT%TZ)" --argjson processors "$(allowed | wc -l)" \
+    --arg version "$("$STATELITE" --version)" --arg filesystem "$(findmnt -no FSTYPE -T "$scratch")" --slurpfile tables "$scratch/tables.json" '
     def median: sort | if length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
     [inputs | split("\t") | {round: (.[0] | tonumber), who: .[1], what: .[2], unit: .[3], value: (.[4] | tonumber)}] as $figures |
     ($figures | group_by([.who, .what]) | map({key: ([.[0].who, .[0].what] | tojson), value: .}) | from_entries) as $of |
-    {bench: $bench, version: $version, date: $date, kernel: $kernel, processors: $processors, cpus: $cpus, filesystem: $filesystem, quick: ($quick != ""), rounds: $rounds, base: $base, who: $who, what: $what,
-      missing: [$who[] as $w | $what[] as $o | $of[[$w, $o] | tojson] // [] | select(([.[].round] | sort) != [range(1; $rounds + 1)] or any(.value <= 0)) | "\($w): \($o)"],
-      medians: [$who[] as $w | $what[] as $o | $of[[$w, $o] | tojson] // [] | select(length > 0) |
+    {base: $base, who: $who, what: $what,
+      missing: [$who[] as $w | $what[] as $o | ($of[[$w, $o] | tojson] // []) | select(([.[].round] | sort) != [range(1; $rounds + 1)] or any(.value <= 0)) | "\($w): \($o)"],
+      medians: [$who[] as $w | $what[] as $o | ($of[[$w, $o] | tojson] // []) | select(length > 0) |
         ($of[[$base, $o] | tojson] // []) as $b | (map(. as $f | ($b[] | select(.round == $f.round).value) as $v | select($v > 0) | .value / $v) | sort) as $ratios |
         {who: $w, what: $o, unit: .[0].unit, value: (map(.value) | median), lowest: (map(.value) | min), highest: (map(.value) | max)} +
-        if $ratios == [] then {} else {ratio: ($ratios | median), ratio_lowest: $ratios[0], ratio_highest: $ratios[-1]} end],
-      figures: $figures}' <"$figures" >"$scratch/result.json"
+        if $ratios == [] then {} else {ratio: ($ratios | median), ratio_lowest: $ratios[0], ratio_highest: $ratios[-1]} end]} as $table |
+    {bench: $bench, version: $version, date: $date, kernel: $kernel, processors: $processors, cpus: $cpus, filesystem: $filesystem, quick: ($quick != ""), rounds: $rounds,
+      tables: ($tables[0] + [$table]), figures: $figures}' <"$figures" >"$scratch/result.json"
+  jq .tables "$scratch/result.json" >"$scratch/tables.json"
   [ -z "$json" ] || cp "$scratch/result.json" "$json"
-  jq -r '. as $r | def row: "| " + join(" | ") + " |"; def of($w; $o): $r.medians[] | select(.who == $w and .what == $o);
+  jq -r '.tables[-1] as $r | $r | def row: "| " + join(" | ") + " |"; def of($w; $o): $r.medians[] | select(.who == $w and .what == $o);
     def digits($n): . * pow(10; $n) | round | tostring | if $n == 0 then . else (("0" * ($n + 1 - length)) // "") + . | .[:-$n] + "." + .[-$n:] end;
     ([""] + [.what[] as $o | $o + ", " + (first(.medians[] | select(.what == $o)).unit // "missing")] | row), ([.what[], ""] | map("---") | row),
-    (.who[] as $w | [$w] + [.what[] as $o | [of($w; $o).value | if . < 100 then digits(2) else digits(0) end][0] // "missing"] | row),
-    if .base == "" then empty else "", (["median ratio to \(.base) (lowest–highest)"] + .what | row), ([.what[], ""] | map("---") | row),
-    (.who[] as $w | select($w != $r.base) | [$w] + [.what[] as $o | [of($w; $o) | select(.ratio) | "\(.ratio | digits(2)) (\(.ratio_lowest | digits(2))–\(.ratio_highest | digits(2)))"][0] // "missing"] | row) end' "$scratch/result.json"
-  jq -e '.missing == []' "$scratch/result.json" >/dev/null || die "not measured, or zero: $(jq -r '.missing | join("; ")' "$scratch/result.json")"
+    (.who[] as $w | [$w] + [.what[] as $o | [of($w; $o).value | if . < 100 then digits(2) else digits(0) end][0] // "missing"] | row), "",
+    if .base == "" then empty else (["median ratio to \(.base) (lowest–highest)"] + .what | row), ([.what[], ""] | map("---") | row),
+    (.who[] as $w | select($w != $r.base) | [$w] + [.what[] as $o | [of($w; $o) | select(.ratio) | "\(.ratio | digits(2)) (\(.ratio_lowest | digits(2))–\(.ratio_highest | digits(2)))"][0] // "missing"] | row), "" end' "$scratch/result.json"
+  jq -e '.tables[-1].missing == []' "$scratch/result.json" >/dev/null || die "not measured, or zero: $(jq -r '.tables[-1].missing | join("; ")' "$scratch/result.json")"
 }
