@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 PREFIX ?= /usr/local
-BENCHES := bench-reads bench-copyup
+BENCHES := bench-reads bench-copyup bench-many
 BENCH = benches/mounts/$(@:bench-%=%).sh $(if $(RAW),--json $(RAW)/$(@:bench-%=%).json)
 .PHONY: setup build install demo test test-all bench bench-mounts $(BENCHES) clean help
 KIND ?= statelite
@@ -35,6 +35,9 @@ bench-reads: setup build ## opening and reading outside rules, for each way of i
 	@$(BENCH)
 
 bench-copyup: setup build ## lookups beside a copy of 1 GiB, and beside a store that hangs
+	@$(BENCH)
+
+bench-many: setup build ## cold lookups by 1 to 8 processes in as many roots
 	@$(BENCH)
 
 clean: ## remove what build made; .cache (image, tools) stays

@@ -30,6 +30,11 @@ options() {
   [ -z "$cpus" ] || { taskset -c "$cpus" true 2>/dev/null || die "PIN=$cpus: no such CPU here; PIN= measures on all"; pin=(taskset -c "$cpus"); }
   scratch; at_exit unmount_below "$scratch"; figures=$scratch/figures; : >"$figures"
 }
+# helper NAME: builds benches/mounts/NAME.rs where that is needed; its path in $helper.
+helper() {
+  need cargo; (cd "$repo" && cargo build --quiet --release --locked --example "$1") || die "benches/mounts/$1.rs was not built"
+  helper=${CARGO_TARGET_DIR:-$repo/target}/release/examples/$1
+}
 note() { printf '%s\n' "$*" >&2; }
 step() { note "round $round of $rounds: $*"; }
 # every COMMAND...: in each round.
