@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 PREFIX ?= /usr/local
-BENCHES := bench-reads bench-copyup bench-many bench-flat
+BENCHES := bench-reads bench-copyup bench-many bench-flat bench-placement
 BENCH = benches/mounts/$(@:bench-%=%).sh $(if $(RAW),--json $(RAW)/$(@:bench-%=%).json)
 .PHONY: setup build install demo test test-all bench bench-mounts $(BENCHES) clean help
 KIND ?= statelite
@@ -41,6 +41,9 @@ bench-many: setup build ## cold lookups by 1 to 8 processes in as many roots
 	@$(BENCH)
 
 bench-flat: setup build ## lookups with 1 to 16 litetrees, 10 to 100,000 rules; PLOT=FILE.svg draws it
+	@$(BENCH)
+
+bench-placement: setup build ## what a lone caller waits for, by where its session runs
 	@$(BENCH)
 
 clean: ## remove what build made; .cache (image, tools) stays

@@ -132,13 +132,16 @@ fn chart(
     let (Some(first), Some(last)) = (ticks.first(), ticks.last()) else {
         return Err("a chart without marks".into());
     };
+    let decades = (-1..=4).flat_map(|tens| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(tens)));
+    let heights = decades.filter(|height| scale.contains(height)).collect();
     let mut chart = ChartBuilder::on(area)
         .margin(12)
+        .margin_right(34)
         .x_label_area_size(44)
         .y_label_area_size(62)
         .build_cartesian_2d(
             (*first..last * 1.05).log_scale().with_key_points(ticks),
-            scale.log_scale(),
+            scale.log_scale().with_key_points(heights),
         )?;
     chart
         .configure_mesh()

@@ -13,8 +13,8 @@ quick=${QUICK:-} json='' pin=() round=0
 
 # quick SHORT FULL: a setting's value in the smallest form and in the usual one.
 quick() { if [ -n "$quick" ]; then echo "$1"; else echo "$2"; fi; }
-# allowed: the CPUs that this process may use, one a line.
-allowed() { local part; taskset -cp $$ | sed 's/.*: //; s/,/\n/g' | while read -r part; do seq "${part%-*}" "${part#*-}"; done; }
+# allowed: the CPUs that are measured on, one a line: those that this process may use, or those of PIN.
+allowed() { local part; "${pin[@]}" bash -c 'taskset -cp $$' | sed 's/.*: //; s/,/\n/g' | while read -r part; do seq "${part%-*}" "${part#*-}"; done; }
 # options one|all DEFAULT_ROUNDS "$@": reads the above; $rounds, $cpus and the prefix $pin.
 options() {
   local first; first=$(allowed | head -1)
