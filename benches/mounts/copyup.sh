@@ -5,7 +5,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 options all 9 "$@"
-size=$(numfmt --from=iec "${SIZE:-$(quick 64M 1G)}") names=1000
+size=$(numfmt --from=iec "${SIZE:-$(quick 64M 1G)}") names=300
 [ "$(awk '/^MemAvailable/ { print $2 }' /proc/meminfo)" -gt $((3 * size / 1024)) ] || die "no memory for three times $size bytes: SIZE=256M is less"
 
 image=$scratch/image/rootimg; roots=$scratch/roots; upper=$scratch/tmpfs/cn1/upper; hung=$scratch/hung

@@ -15,7 +15,7 @@ quick=${QUICK:-} json='' pin=() round=0
 quick() { if [ -n "$quick" ]; then echo "$1"; else echo "$2"; fi; }
 # allowed: the CPUs that are measured on, one a line: those that this process may use, or those of PIN.
 allowed() { local part; "${pin[@]}" bash -c 'taskset -cp $$' | sed 's/.*: //; s/,/\n/g' | while read -r part; do seq "${part%-*}" "${part#*-}"; done; }
-# options one|all DEFAULT_ROUNDS "$@": reads the above; $rounds, $cpus and the prefix $pin.
+# options one|all DEFAULT_ROUNDS "$@": reads the above; $rounds, $cpus, the prefix $pin; and $scratch, on a $filesystem.
 options() {
   local first; first=$(allowed | head -1)
   case $1 in one) cpus=${PIN-$first} ;; all) cpus=${PIN-} ;; esac
@@ -29,6 +29,7 @@ options() {
   root; need jq fio findmnt taskset; [ -x "$STATELITE" ] || die "no $STATELITE: make build"
   [ -z "$cpus" ] || { taskset -c "$cpus" true 2>/dev/null || die "PIN=$cpus: no such CPU here; PIN= measures on all"; pin=(taskset -c "$cpus"); }
   scratch; at_exit unmount_below "$scratch"; figures=$scratch/figures; : >"$figures"
+  filesystem=$(findmnt -no FSTYPE -T "$scratch" | tail -1) # of several on one mount point, the one that is seen
 }
 # helper NAME: builds benches/mounts/NAME.rs where that is needed; its path in $helper.
 helper() {
@@ -126,7 +127,7 @@ table() {
   [ -s "$scratch/tables.json" ] || echo '[]' >"$scratch/tables.json"
   jq -Rn --argjson who "$(jq -cn '$ARGS.positional' --args "${who[@]}")" --argjson what "$(jq -cn '$ARGS.positional' --args "$@")" --arg base "$base" --argjson rounds "$rounds" \
     --arg bench "$(basename "$0" .sh)" --arg quick "$quick" --arg cpus "$cpus" --arg kernel "$(uname -r)" --arg date "$(date -u +%FT%TZ)" --argjson processors "$(allowed | wc -l)" \
-    --arg version "$("$STATELITE" --version)" --arg filesystem "$(findmnt -no FSTYPE -T "$scratch")" --slurpfile tables "$scratch/tables.json" '
+    --arg version "$("$STATELITE" --version)" --arg filesystem "$filesystem" --slurpfile tables "$scratch/tables.json" '
     def median: sort | if length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
     [inputs | split("\t") | {round: (.[0] | tonumber), who: .[1], what: .[2], unit: .[3], value: (.[4] | tonumber)}] as $figures |
     ($figures | group_by([.who, .what]) | map({key: ([.[0].who, .[0].what] | tojson), value: .}) | from_entries) as $of |

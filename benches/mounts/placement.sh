@@ -4,7 +4,7 @@
 # Where there is one CPU, or no right to real-time priority, what needs them is left out, and that is said.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-options all 9 "$@"
+options all 9 "$@"; need chrt renice
 mapfile -t all < <(allowed); own=${all[0]} other=${all[1]:-} any=$(IFS=,; echo "${all[*]}")
 
 image=$scratch/image/rootimg

@@ -4,10 +4,11 @@
 # twice: what the second differs by is noise. Root. On one CPU, ROUNDS=7; SIZE of the large file (256M), RUNTIME of a read that is repeated (1s).
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-options one 7 "$@"
+options one 7 "$@"; need fincore numfmt
 size=$(numfmt --from=iec "${SIZE:-$(quick 8M 256M)}"); runtime=${RUNTIME:-$(quick 100ms 1s)}
 
-image=$scratch/image/rootimg; lower=$(findmnt -no FSTYPE -T "$scratch")
+image=$scratch/image/rootimg; lower=$filesystem
+[ "$lower" != tmpfs ] || die "$scratch is on a tmpfs, where nothing is ever cold: name a directory on a disk as STATELITE_SCRATCH"
 note "image on $lower: $(quick 400 4000) small files, one of $size bytes"
 tree "$image/usr" "$(quick 400 4000)"; mkdir -p "$image"/{etc,var}; big "$size" "$image/usr/big"; sync
 rule ALL /etc/hosts tmpfs; rule ALL /var/ tmpfs
