@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # copyup.sh [--json FILE]: lookups in one root of a daemon while another root does nothing, copies large files up one after the other, or
-# waits for a store that hangs. Each in turn; the whole machine. Root. ROUNDS=9; SIZE of the large file (1G), of which the image and
-# two tmpfs hold one each: memory for three.
+# waits for a store that hangs. Each in turn; the whole machine. Root. ROUNDS=9; SIZE of the large file (1G), which the page
+# cache holds once and a tmpfs up to twice: memory for three.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 options all 9 "$@"
