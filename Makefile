@@ -3,7 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 PREFIX ?= /usr/local
-.PHONY: setup build install demo test test-all bench clean help
+BENCHES := bench-reads bench-copyup bench-many bench-flat bench-placement
+BENCH = benches/mounts/$(@:bench-%=%).sh $(if $(RAW),--json $(RAW)/$(@:bench-%=%).json)
+.PHONY: setup build install demo test test-all bench bench-mounts $(BENCHES) clean help
 KIND ?= statelite
 
 setup: ## install what a fresh Debian lacks, and the foreign test suites into .cache
@@ -27,9 +29,26 @@ test-all: setup build ## the same with the suites in full: about an hour and a h
 bench: build ## what a request costs, by criterion
 	cargo bench --locked
 
+bench-mounts: $(BENCHES) ## all of the following, one after the other: raw figures into RAW=DIR
+
+bench-reads: setup build ## opening and reading outside rules, for each way of io
+	@$(BENCH)
+
+bench-copyup: setup build ## lookups beside a copy of 1 GiB, and beside a store that hangs
+	@$(BENCH)
+
+bench-many: setup build ## cold lookups by 1 to 8 processes in as many roots
+	@$(BENCH)
+
+bench-flat: setup build ## lookups with 1 to 16 litetrees, 10 to 100,000 rules; PLOT=FILE.svg draws it
+	@$(BENCH)
+
+bench-placement: setup build ## what a lone caller waits for, by where its session runs
+	@$(BENCH)
+
 clean: ## remove what build made; .cache (image, tools) stays
 	cargo clean
 
 help: ## this list
 	@echo "statelite: make TARGET [KIND=overlayfs: hold the suites against the kernel's overlayfs instead]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -21,8 +21,9 @@ at_exit rm -f "$report.out"
 [ "$FORM" = ci ] || { export STATELITE_DIFF_SEED=${STATELITE_DIFF_SEED:-$(date +%s)} STATELITE_DIFF_CASES=${STATELITE_DIFF_CASES:-1000}; say "random sequences from seed $STATELITE_DIFF_SEED"; }
 if cargo nextest --version >/dev/null 2>&1; then step "cargo nextest" cargo nextest run --locked --no-fail-fast; step "cargo test --doc" cargo test --locked --doc
 else step "cargo test" cargo test --locked --no-fail-fast; fi
-# Each once, to see that they work: figures are made by make bench.
+# Each once, to see that they work: figures are made by make bench and make bench-mounts.
 step "criterion" cargo test --locked --bench rules --bench cache --bench view --bench metrics
+[ "$kind" = overlayfs ] || for b in benches/mounts/*.sh; do [ ! -x "$b" ] || step "$(basename "$b" .sh), quick" env QUICK=1 "$b"; done
 step "mount.statelite" integration/mount-helper.sh
 for u in ext4 tmpfs; do step "pjdfstest, $u" integration/suites/pjdfstest.sh "$kind" $u; done
 step "fsx" integration/suites/fsx.sh "$kind"
