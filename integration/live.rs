@@ -5,13 +5,20 @@
 //! `STATELITE_TEST_DIR` says where the layers lie.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod cluster;
 mod harness;
 
 #[path = "live/changes.rs"]
 mod changes;
+#[path = "live/levels.rs"]
+mod levels;
+#[path = "live/options.rs"]
+mod options;
 #[path = "live/random.rs"]
 mod random;
 #[path = "live/site.rs"]
 mod site;
 #[path = "live/swap.rs"]
 mod swap;
+#[path = "live/tabled.rs"]
+mod tabled;

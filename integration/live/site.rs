@@ -217,7 +217,7 @@ impl Site {
 }
 
 /// What each of these is: its type, or why it can't be told.
-fn kinds(root: &Path, paths: &[PathBuf]) -> Vec<Result<u32>> {
+pub(crate) fn kinds(root: &Path, paths: &[PathBuf]) -> Vec<Result<u32>> {
     let kind = |path: &PathBuf| lstat(root.join(path)).map(|stat| stat.st_mode & libc::S_IFMT);
     paths.iter().map(kind).collect()
 }
