@@ -12,6 +12,8 @@ mod harness;
 mod changes;
 #[path = "live/levels.rs"]
 mod levels;
+#[path = "live/liteimg.rs"]
+mod liteimg;
 #[path = "live/options.rs"]
 mod options;
 #[path = "live/random.rs"]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use statelite::config::Config;
-use statelite::fleet::{Shared, Use, node_view, stores};
-use statelite::tables::{CsvDir, NodeSpec, Tables};
+use statelite::fleet::{Planned, Shared, Use, build, planned_view, stores};
+use statelite::tables::{CsvDir, Tables};
 
 use crate::cluster::{self, Cluster};
 use crate::harness::snapshot::{self, Tree};
@@ -17,7 +17,7 @@ use crate::site::{ALL, Mounted, kinds};
 pub(crate) struct Tabled {
     pub(crate) views: Vec<Mounted>,
     pub(crate) shared: Shared,
-    specs: Vec<NodeSpec>,
+    plans: Vec<Planned>,
     config: Config,
     pub(crate) cluster: Cluster,
 }
@@ -30,18 +30,19 @@ impl Tabled {
         let mut site = Tabled {
             views: Vec::new(),
             shared: Shared::new(&config),
-            specs: Vec::new(),
+            plans: Vec::new(),
             config,
             cluster,
         };
         for node in tables.nodes() {
             let spec = tables.node(&node, &site.config).unwrap();
             assert!(spec.problems.is_empty(), "{:?}", spec.problems);
-            let view = node_view(&spec, &site.config, Use::Mount, &site.shared).unwrap();
+            let plan = Planned::of(spec, &site.config).unwrap();
+            let view = planned_view(&plan, &site.config, Use::Mount, &site.shared).unwrap();
             let at = site.cluster.path("roots").join(&node);
             let mounted = Mounted::new(view.view, &site.shared, &at);
             site.views.push(mounted);
-            site.specs.push(spec);
+            site.plans.push(plan);
         }
         site
     }
@@ -68,7 +69,8 @@ impl Tabled {
         if top.exists() {
             std::fs::remove_dir_all(&top).unwrap();
         }
-        let mut spec = self.specs[view].clone();
+        let plan = &self.plans[view];
+        let mut spec = (**plan.spec()).clone();
         let node = spec.node.clone();
         let config = Config {
             watch: false,
@@ -92,8 +94,12 @@ impl Tabled {
             store.location.path = top.join("store");
         }
         let shared = Shared::new(&config);
-        let built = node_view(&spec, &config, Use::Mount, &shared).unwrap();
-        let mounted = Mounted::new(built.view, &shared, &top.join("root"));
+        let twin = Planned::of(spec, &config).unwrap();
+        let mut prepared = build::prepared(&twin, &config, Use::Mount, &shared).unwrap();
+        // By which symlinks of the image the rules' paths lead is settled when tables are read.
+        prepared.spec.rules = plan.rules().clone();
+        let view = prepared.view().unwrap().view;
+        let mounted = Mounted::new(view, &shared, &top.join("root"));
         look(&mounted.at)
     }
 
