@@ -16,6 +16,8 @@ mod levels;
 mod liteimg;
 #[path = "live/options.rs"]
 mod options;
+#[path = "live/package.rs"]
+mod package;
 #[path = "live/random.rs"]
 mod random;
 #[path = "live/site.rs"]

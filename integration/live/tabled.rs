@@ -25,6 +25,8 @@ pub(crate) struct Tabled {
 impl Tabled {
     /// All nodes of a cluster.
     pub(crate) fn new(cluster: Cluster) -> Tabled {
+        // What is not told of, uppers as they are shown below `.statelite`, is looked at each time.
+        cluster.set("cache_lifetime", "\"0\"");
         let config = Config::load(Some(&cluster.write())).unwrap();
         let tables = Tables::load(&CsvDir::new(&config.tables));
         let mut site = Tabled {
@@ -74,6 +76,8 @@ impl Tabled {
         let node = spec.node.clone();
         let config = Config {
             watch: false,
+            // While it is looked at nothing changes.
+            cache_lifetime: std::time::Duration::from_secs(3600),
             tmpfs_dir: top.join("tmpfs"),
             localdisk_dir: Some(top.join("disk")),
             ..self.config.clone()
