@@ -82,7 +82,6 @@ pub(crate) struct Site {
     pub(crate) lowers: Vec<PathBuf>,
     pub(crate) config: Config,
     /// What trees are compared by.
-    pub(crate) look: Look,
     pub(crate) base: tempfile::TempDir,
 }
 
@@ -111,7 +110,6 @@ impl Site {
             shared,
             lowers,
             config,
-            look: ALL,
             base,
         };
         for _ in 0..views {
@@ -189,7 +187,7 @@ impl Site {
     #[track_caller]
     pub(crate) fn assert_true(&self, also: &[PathBuf], what: &str) {
         for (n, view) in self.views.iter().enumerate() {
-            let take = |root: &Path| (snapshot::take(root, self.look), kinds(root, also));
+            let take = |root: &Path| (snapshot::take(root, ALL), kinds(root, also));
             let (tree, names) = take(&view.at);
             let (fresh, real) = self.fresh(n, take);
             let mut lines = snapshot::differences(&tree, &fresh);
@@ -210,7 +208,7 @@ impl Site {
     pub(crate) fn warm(&self, also: &[PathBuf]) -> Vec<Tree> {
         let warm = |view: &Mounted| {
             kinds(&view.at, also);
-            snapshot::take(&view.at, self.look)
+            snapshot::take(&view.at, ALL)
         };
         self.views.iter().map(warm).collect()
     }

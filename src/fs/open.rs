@@ -1,16 +1,16 @@
 //! OPEN, CREATE's handle, RELEASE; and which descriptor serves an open file.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::OFlags;
 
 use super::backing::{Backing, Entered, Register, by_daemon};
 use super::resolve::Here;
 use super::upper::Data;
-use super::{Caller, Inode, Source, View};
+use super::{Caller, Held, Inode, Source, View};
 use crate::sys::obj;
 use crate::sys::{Errno, Res};
 
@@ -83,11 +83,76 @@ pub struct OpenFile {
 #[derive(Debug)]
 pub(super) enum Served {
     /// A descriptor to read and write.
-    File(Arc<OwnedFd>),
+    File(Kept),
     /// One that only names it (`O_PATH`): the kernel does the reading.
-    Object(Arc<OwnedFd>),
+    Object(Kept),
     /// Its inode.
     Nothing,
+}
+
+impl Served {
+    pub(super) fn file(fd: Arc<OwnedFd>) -> Served {
+        Served::File(Kept::new(fd))
+    }
+}
+
+/// How many descriptors the open files of all views keep.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+/// An open file's descriptor, counted.
+#[derive(Debug)]
+pub(super) struct Kept(Arc<OwnedFd>);
+
+impl Kept {
+    fn new(fd: Arc<OwnedFd>) -> Kept {
+        KEPT.fetch_add(1, Ordering::Relaxed);
+        Kept(fd)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The open files of all views of the process, which has one table of descriptors.
+#[derive(Debug, Default)]
+struct Everywhere {
+    views: Vec<Weak<Held>>,
+    /// They are gone through again when more descriptors than this are kept: not for each open
+    /// where little could be let go of.
+    next: usize,
+}
+
+static EVERYWHERE: Mutex<Everywhere> = Mutex::new(Everywhere {
+    views: Vec::new(),
+    next: 0,
+});
+
+impl Everywhere {
+    /// Lets go of what is not in use right now, where there are more descriptors than `most`.
+    fn bound(&mut self, most: usize) {
+        if KEPT.load(Ordering::Relaxed) <= most.max(self.next) {
+            return;
+        }
+        self.views.retain(|view| view.strong_count() > 0);
+        for view in self.views.iter().filter_map(Weak::upgrade) {
+            for file in view.files.all() {
+                file.let_go();
+            }
+        }
+        self.next = KEPT.load(Ordering::Relaxed) + most / 8;
+    }
+}
+
+/// A view's open files count from now on.
+pub(super) fn count_open(held: &Arc<Held>) {
+    let views = &mut EVERYWHERE.lock().views;
+    if views.len() == views.capacity() {
+        views.retain(|view| view.strong_count() > 0);
+    }
+    views.push(Arc::downgrade(held));
 }
 
 impl OpenFile {
@@ -109,7 +174,7 @@ impl OpenFile {
     /// The descriptor as it is, perhaps of before a copy-up, perhaps only naming the file.
     pub(super) fn current(&self) -> Option<Arc<OwnedFd>> {
         match &*self.file.read() {
-            Served::File(fd) | Served::Object(fd) => Some(fd.clone()),
+            Served::File(kept) | Served::Object(kept) => Some(kept.0.clone()),
             Served::Nothing => None,
         }
     }
@@ -119,14 +184,14 @@ impl OpenFile {
     fn serving(&self, epoch: u32) -> Res<Option<Arc<OwnedFd>>> {
         let through = self.entered.backing.is_some();
         let object = match &*self.file.read() {
-            Served::File(fd) if through || self.epoch.load(Ordering::Acquire) == epoch => {
-                return Ok(Some(fd.clone()));
+            Served::File(kept) if through || self.epoch.load(Ordering::Acquire) == epoch => {
+                return Ok(Some(kept.0.clone()));
             }
-            Served::Object(object) => object.clone(),
+            Served::Object(object) => object.0.clone(),
             _ => return Ok(None),
         };
         let file = Arc::new(obj::reopen(&*object, self.how.backing())?);
-        *self.file.write() = Served::File(file.clone());
+        *self.file.write() = Served::file(file.clone());
         Ok(Some(file))
     }
 
@@ -211,7 +276,7 @@ impl View {
             if truncate {
                 self.empty(&here, &file, how, caller)?;
             }
-            OpenFile::new(entered, how, Served::File(file), epoch)
+            OpenFile::new(entered, how, Served::file(file), epoch)
         } else {
             let epoch = inode.data.state.read().epoch;
             let here = match self.near_named(&inode) {
@@ -242,15 +307,15 @@ impl View {
             if entered.backing.is_some() {
                 allow_direct(&file, how)?;
             }
-            return Ok(OpenFile::new(entered, how, Served::File(file), epoch));
+            return Ok(OpenFile::new(entered, how, Served::file(file), epoch));
         }
         let fd = self.reach(&here)?.ok_or(Errno::IO)?;
         let entered = self.enter_open(inode, &here, how, register, || Ok(fd))?;
         let served = if entered.backing.is_some() {
             allow_direct(fd, how)?;
-            Served::Object(here.fd.into_inner().ok_or(Errno::IO)?)
+            Served::Object(Kept::new(here.fd.into_inner().ok_or(Errno::IO)?))
         } else {
-            Served::File(Arc::new(self.open_upper(&here, how)?))
+            Served::file(Arc::new(self.open_upper(&here, how)?))
         };
         Ok(OpenFile::new(entered, how, served, epoch))
     }
@@ -344,23 +409,25 @@ impl View {
             true => Arc::new(self.open_upper(&here, open.how)?),
             false => self.open_to_read(&here, open.how)?,
         };
-        *open.file.write() = Served::File(file.clone());
+        *open.file.write() = Served::file(file.clone());
         open.epoch.store(epoch, Ordering::Release);
         Ok(file)
     }
 
-    /// Gives an open file a number. Each costs this process a descriptor: where they come near
-    /// the limit, files that are not in use right now are let go of.
+    /// Gives an open file a number. Each costs this process a descriptor: where those of all views
+    /// come near the limit, files that are not in use right now are let go of.
     pub(super) fn keep_open(&self, file: OpenFile) -> u64 {
         let writes = file.writes().then(|| file.inode().clone());
         let number = self.held.files.insert(file);
         if let Some(inode) = writes {
             inode.data.writer.store(number, Ordering::Relaxed);
         }
-        if number.is_multiple_of(256) && self.held.files.len() > most_open() {
-            for file in self.held.files.all() {
-                file.let_go();
-            }
+        let most = most_open();
+        if KEPT.load(Ordering::Relaxed) > most
+            // Else somebody is at it.
+            && let Some(mut everywhere) = EVERYWHERE.try_lock()
+        {
+            everywhere.bound(most);
         }
         number
     }
@@ -385,9 +452,12 @@ fn allow_direct(fd: &OwnedFd, how: OpenHow) -> Res<()> {
 
 /// How many descriptors open files may hold: half the limit, so that requests have the rest.
 fn most_open() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit / 2).unwrap_or(usize::MAX)
+    static LIMIT: OnceLock<usize> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        limit.map_or(usize::MAX, |limit| {
+            usize::try_from(limit / 2).unwrap_or(usize::MAX)
+        })
     })
 }
 
@@ -423,6 +493,34 @@ mod tests {
             let mut text = [0; 5];
             view.read(file, reader, 0, &mut text).unwrap();
             assert_eq!(text, [b'0' + round, b'o', b'w', b'e', b'r']);
+        }
+    }
+
+    #[test]
+    fn descriptors_are_bounded_for_all_views_together() {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let fill = |lower: &std::path::Path| std::fs::write(lower.join("f"), "lower").unwrap();
+        let views = dirs.each_ref().map(|dir| plain(dir.path(), fill));
+        let open = views.each_ref().map(|view| {
+            let file = view.lookup(ROOT, b"f").unwrap().attr.number;
+            let how = OpenHow::from_raw(libc::O_RDWR);
+            (file, view.open(file, how, ME).unwrap())
+        });
+        let mut everywhere = Everywhere {
+            views: views
+                .each_ref()
+                .map(|view| Arc::downgrade(&view.held))
+                .into(),
+            next: 0,
+        };
+        everywhere.bound(usize::MAX);
+        let kept = |view: &View| view.held.files.all()[0].current().is_some();
+        assert!(views.iter().all(kept));
+        everywhere.bound(1);
+        assert!(!views.iter().any(kept));
+        for (view, (file, handle)) in views.iter().zip(open) {
+            view.write(file, handle, 0, b"again", false).unwrap();
+            assert!(kept(view));
         }
     }
 }
