@@ -22,6 +22,8 @@ mod package;
 mod random;
 #[path = "live/site.rs"]
 mod site;
+#[path = "live/soon.rs"]
+mod soon;
 #[path = "live/swap.rs"]
 mod swap;
 #[path = "live/tabled.rs"]

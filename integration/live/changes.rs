@@ -324,35 +324,6 @@ fn when_events_are_lost_nothing_is_missed() {
     site.assert_true(&also, "after an overflow");
 }
 
-/// How long it takes from a change to the last of a hundred views that have it cached. Reported.
-#[test]
-#[ignore = "measures; run it alone, on a machine that does nothing else"]
-fn how_soon_a_change_shows_in_a_hundred_views() {
-    let mut site = site();
-    while site.views.len() < 100 {
-        site.mount();
-    }
-    let mut took = Vec::new();
-    for n in 0..100 {
-        let text = format!("{n}");
-        let shows =
-            |view: &Mounted| read(view.at("d/f")).is_ok_and(|found| found == text.as_bytes());
-        site.views.iter().for_each(|view| assert!(!shows(view)));
-        write(site.outside("new"), &text).unwrap();
-        let start = std::time::Instant::now();
-        rename(site.outside("new"), site.low(1, "d/f")).unwrap();
-        for view in &site.views {
-            while !shows(view) {
-                assert!(start.elapsed().as_secs() < 10);
-            }
-            took.push(start.elapsed());
-        }
-    }
-    took.sort();
-    let at = |share: usize| took[took.len() * share / 100 - 1];
-    println!("p50 {:?}, p99 {:?}, longest {:?}", at(50), at(99), at(100));
-}
-
 /// A file system that is mounted in a view.
 struct MountedOver(PathBuf);
 
