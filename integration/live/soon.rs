@@ -37,7 +37,7 @@ const KINDS: [Kind; 5] = [
     },
     Kind {
         name: "create",
-        before: |f| drop(unlink(f)),
+        before: |f| unlink(f).unwrap(),
         change: |f, _| write(f, "new").unwrap(),
         shows: |f, _| exists(f),
     },
