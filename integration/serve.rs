@@ -10,6 +10,8 @@ mod daemon;
 mod control;
 #[path = "serve/life.rs"]
 mod life;
+#[path = "serve/live.rs"]
+mod live;
 #[path = "serve/nodes.rs"]
 mod nodes;
 #[path = "serve/reload.rs"]

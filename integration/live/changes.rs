@@ -278,47 +278,6 @@ fn what_is_open_or_mapped_goes_on_when_another_takes_its_place() {
     }
 }
 
-#[test]
-fn a_package_that_is_installed_shows_in_every_view() {
-    let mut site = Site::new(2, 19, fill);
-    site.mount();
-    let files = |top: &Path, version: &str| {
-        for dir in ["usr/bin", "usr/lib/x", "usr/share/doc/x", "etc/x.d"] {
-            std::fs::create_dir_all(top.join(dir)).unwrap();
-            for n in 0..60 {
-                write(
-                    top.join(dir).join(format!("f{n}")),
-                    format!("{version} {n}"),
-                )
-                .unwrap();
-            }
-            symlink("f1", top.join(dir).join("link")).unwrap();
-        }
-    };
-    for version in ["1", "2"] {
-        let tree = site.outside(version);
-        mkdir(&tree, 0o755).unwrap();
-        files(&tree, version);
-        site.warm(&absences());
-        // As dpkg does: each file beside its place, then over it.
-        let script = "cd $0 && tar cf - . | tar xf - -C $1";
-        let script = if version == "1" {
-            script.to_owned()
-        } else {
-            "cd $0 && find . -type d | while read d; do mkdir -p \"$1/$d\"; done; \
-             find . ! -type d | while read f; do cp -aT \"$f\" \"$1/$f.new\" && mv -T \"$1/$f.new\" \"$1/$f\"; done"
-                .to_owned()
-        };
-        let done = std::process::Command::new("sh")
-            .args(["-c", &script])
-            .args([&tree, &site.lowers[1]])
-            .status();
-        assert!(done.unwrap().success());
-        site.settle();
-        site.assert_true(&absences(), version);
-    }
-}
-
 /// Changes whose events were lost: by more of them than the kernel keeps.
 #[test]
 fn when_events_are_lost_nothing_is_missed() {
@@ -363,35 +322,6 @@ fn when_events_are_lost_nothing_is_missed() {
     drop(inner);
     site.views.truncate(1);
     site.assert_true(&also, "after an overflow");
-}
-
-/// How long it takes from a change to the last of a hundred views that have it cached. Reported.
-#[test]
-#[ignore = "measures; run it alone, on a machine that does nothing else"]
-fn how_soon_a_change_shows_in_a_hundred_views() {
-    let mut site = site();
-    while site.views.len() < 100 {
-        site.mount();
-    }
-    let mut took = Vec::new();
-    for n in 0..100 {
-        let text = format!("{n}");
-        let shows =
-            |view: &Mounted| read(view.at("d/f")).is_ok_and(|found| found == text.as_bytes());
-        site.views.iter().for_each(|view| assert!(!shows(view)));
-        write(site.outside("new"), &text).unwrap();
-        let start = std::time::Instant::now();
-        rename(site.outside("new"), site.low(1, "d/f")).unwrap();
-        for view in &site.views {
-            while !shows(view) {
-                assert!(start.elapsed().as_secs() < 10);
-            }
-            took.push(start.elapsed());
-        }
-    }
-    took.sort();
-    let at = |share: usize| took[took.len() * share / 100 - 1];
-    println!("p50 {:?}, p99 {:?}, longest {:?}", at(50), at(99), at(100));
 }
 
 /// A file system that is mounted in a view.

@@ -169,10 +169,7 @@ fn rounds(first: u64, edits: bool) {
     let count: u64 = setting("STATELITE_LIVE_ROUNDS").map_or(4, |n| n.parse().unwrap());
     let all = universe();
     for seed in seeds.unwrap_or(first..first + 3) {
-        let mut site = Site::new(LOWERS, VIEWS, |_| ());
-        // A name that stands for another object while the first is still in use has another number
-        // than a listing from before told.
-        site.look.without_d_ino = true;
+        let site = Site::new(LOWERS, VIEWS, |_| ());
         for n in 0..count {
             round(&site, seed * 1000 + n, 60, edits);
             site.settle();

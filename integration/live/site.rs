@@ -82,7 +82,6 @@ pub(crate) struct Site {
     pub(crate) lowers: Vec<PathBuf>,
     pub(crate) config: Config,
     /// What trees are compared by.
-    pub(crate) look: Look,
     pub(crate) base: tempfile::TempDir,
 }
 
@@ -111,7 +110,6 @@ impl Site {
             shared,
             lowers,
             config,
-            look: ALL,
             base,
         };
         for _ in 0..views {
@@ -189,7 +187,7 @@ impl Site {
     #[track_caller]
     pub(crate) fn assert_true(&self, also: &[PathBuf], what: &str) {
         for (n, view) in self.views.iter().enumerate() {
-            let take = |root: &Path| (snapshot::take(root, self.look), kinds(root, also));
+            let take = |root: &Path| (snapshot::take(root, ALL), kinds(root, also));
             let (tree, names) = take(&view.at);
             let (fresh, real) = self.fresh(n, take);
             let mut lines = snapshot::differences(&tree, &fresh);
@@ -210,14 +208,14 @@ impl Site {
     pub(crate) fn warm(&self, also: &[PathBuf]) -> Vec<Tree> {
         let warm = |view: &Mounted| {
             kinds(&view.at, also);
-            snapshot::take(&view.at, self.look)
+            snapshot::take(&view.at, ALL)
         };
         self.views.iter().map(warm).collect()
     }
 }
 
 /// What each of these is: its type, or why it can't be told.
-fn kinds(root: &Path, paths: &[PathBuf]) -> Vec<Result<u32>> {
+pub(crate) fn kinds(root: &Path, paths: &[PathBuf]) -> Vec<Result<u32>> {
     let kind = |path: &PathBuf| lstat(root.join(path)).map(|stat| stat.st_mode & libc::S_IFMT);
     paths.iter().map(kind).collect()
 }

@@ -207,6 +207,43 @@ fn a_store_that_hangs_stops_only_who_needs_it() {
     assert!(server.wait().unwrap().success());
 }
 
+/// Descriptors belong to the process, and what many nodes have open is more than it may have.
+#[test]
+fn open_files_of_all_nodes_together_are_bounded() {
+    const NODES: u32 = 16;
+    let c = Cluster::new(&[("/t/", "tmpfs")]).of(NODES as usize);
+    let d = Daemon::start(&c);
+    let pid = d.pid();
+    let used = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
+    // A directory in use and what a request takes come on top of what is there now.
+    let limit = 2 * used.unwrap().count() as u64 + u64::from(NODES) * 8;
+    let most = rustix::process::Rlimit {
+        current: Some(limit),
+        maximum: Some(limit),
+    };
+    rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, most).unwrap();
+    let each = limit as u32 / NODES + 8;
+    let mut open = Vec::new();
+    for n in 0..each {
+        for node in 1..=NODES {
+            let at = d.at(node, &format!("t/f{n}"));
+            let mut file = std::fs::File::options();
+            let file = file.read(true).write(true).create(true).open(&at);
+            open.push((at, file.unwrap()));
+        }
+    }
+    assert!(open.len() as u64 > limit);
+    for (at, file) in &open {
+        let name = at.as_os_str().as_encoded_bytes();
+        std::os::unix::fs::FileExt::write_all_at(file, name, 0).unwrap();
+    }
+    for (at, file) in &open {
+        let mut found = vec![0; at.as_os_str().len()];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut found, 0).unwrap();
+        assert_eq!(found, at.as_os_str().as_encoded_bytes());
+    }
+}
+
 trait Dev {
     fn dev_of(&self) -> u64;
 }

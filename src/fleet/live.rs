@@ -413,6 +413,10 @@ impl Hub {
             let (path, dir) = (&path[..], change.is_dir);
             return self.tell(layer, Event::Object { path, dir });
         }
+        if dir.is_empty() && change.name == b".default" && change.is_dir {
+            // What liteimg moved away is shown all over the image.
+            return self.layer_void(layer);
+        }
         let path = join(dir, change.name);
         // The directory's times and names; the name.
         self.cache.forget(id, dir);

@@ -215,7 +215,7 @@ impl View {
         }
         match self.enter_open(&inode, &here, how, register, || Ok(&file)) {
             Ok(entered) => {
-                let file = Served::File(Arc::new(file));
+                let file = Served::file(Arc::new(file));
                 let file = OpenFile::new(entered, how, file, epoch);
                 Ok((entry, self.opened(file)))
             }

@@ -93,7 +93,7 @@ impl View {
                 if tree || first {
                     self.look_again();
                 }
-                for dir in self.seen_as(layer, dir) {
+                for dir in self.seen_as(dir) {
                     self.name_changed(&dir, name, tree, &mut notices);
                     if first {
                         // Whether it is empty decides what else shows there.
@@ -109,7 +109,7 @@ impl View {
                 if dir {
                     self.look_again();
                 }
-                for path in self.seen_as(layer, path) {
+                for path in self.seen_as(path) {
                     self.object_changed(&path, dir, &mut notices);
                 }
                 if path.is_empty() {
@@ -300,20 +300,22 @@ impl View {
     }
 
     /// The paths in the view that may show a path of a lower layer.
-    fn seen_as(&self, layer: &Layer, path: &[u8]) -> SmallVec<[Vec<u8>; 2]> {
+    fn seen_as(&self, path: &[u8]) -> SmallVec<[Vec<u8>; 2]> {
+        // What liteimg moved away shows at its old path.
+        let moved = match path.strip_prefix(b".default") {
+            Some(b"") => Some(&b""[..]),
+            Some(below) => below.strip_prefix(b"/"),
+            None => None,
+        };
         let mut paths: SmallVec<[Vec<u8>; 2]> = SmallVec::new();
-        paths.push(path.to_vec());
-        if layer.is_liteimg()
-            && let Some(moved) = path.strip_prefix(b".default")
-            && moved.first().is_none_or(|b| *b == b'/')
-        {
-            paths.push(moved.strip_prefix(b"/").unwrap_or(moved).to_vec());
+        for path in std::iter::once(path).chain(moved) {
+            paths.push(path.to_vec());
+            paths.extend(self.prefixes.iter().map(|prefix| match path {
+                // The root itself: without the slash.
+                b"" => prefix.strip_suffix(b"/").unwrap_or(prefix).to_vec(),
+                path => [prefix, path].concat(),
+            }));
         }
-        paths.extend(self.prefixes.iter().map(|prefix| match path {
-            // The root itself: without the slash.
-            b"" => prefix.strip_suffix(b"/").unwrap_or(prefix).to_vec(),
-            path => [prefix, path].concat(),
-        }));
         paths
     }
 

@@ -117,21 +117,22 @@ impl View {
     pub(super) fn probe(&self, zone: &Zone, path: &[u8], src: Src) -> Res<(Src, Look)> {
         let layer = self.layer(src);
         let at = self.layer_path(zone, path, src);
-        let look = if is_mirror(zone) {
+        let mut look = if is_mirror(zone) {
             layer.probe_raw(&at)?.into()
         } else {
             self.look_at(layer, &at)?
         };
-        let reads_through = layer.is_liteimg() && self.is_image(src.layer) && !src.default;
-        if reads_through
-            && let Look::Object(seen) = &look
+        if self.is_image(src.layer)
+            && !src.default
+            && let Look::Object(seen) = &mut look
             && seen.stat.kind() == libc::S_IFLNK
         {
-            let target = match (&seen.target, &seen.fd) {
+            let target: Arc<[u8]> = match (&seen.target, &seen.fd) {
                 (Some(target), _) => target.clone(),
                 (None, Some(fd)) => layer.readlink(fd)?.into(),
                 (None, None) => return Err(Errno::IO),
             };
+            seen.target = Some(target.clone());
             if let Some(default) = layer.read_through(&at, &target)
                 && let Look::Object(through) = self.look_at(layer, &default)?
             {

@@ -110,6 +110,7 @@ impl View {
                 .remember(attr.number, (parent, name), naming, make, clashes)
             {
                 Ok(inode) => {
+                    self.note_told(&here, attr.number);
                     self.refresh(&inode, &here);
                     if let Some(upper) = here.upper.filter(|_| id::is_of_path(attr.number)) {
                         self.remember_copy(&inode, upper, &here.attr.stat);
@@ -187,25 +188,36 @@ impl View {
             return first;
         }
         let known = |number| self.held.inodes.get(number);
+        let free = |number: &u64| known(*number).is_none_or(|known| self.may_be(&known, here));
+        let salted = self.held.salted.load(Ordering::Relaxed);
+        // The one that was told is kept: a listing that has it may be in the kernel's cache for
+        // longer than the number is.
+        let told = salted.then(|| self.held.told.lock().get(&*here.path).copied());
+        // A copy has a number of its own to go back to.
+        let holds = |number: &u64| here.upper.is_none() || known(*number).is_some();
+        if let Some(number) = told.flatten().filter(holds).filter(&free) {
+            return number;
+        }
         if known(first).is_some_and(|known| self.may_be(&known, here) && !known.is_nameless()) {
             return first;
         }
-        let salts = || (1..MAX_SALT).map(|salt| id::of_path(&here.path, salt));
-        if self.held.salted.load(Ordering::Relaxed) {
-            // The one that it has had is kept, as long as anybody knows it by that.
-            let had = salts().find(|number| {
-                known(*number)
-                    .is_some_and(|known| self.may_be(&known, here) && !known.is_nameless())
-            });
-            if let Some(number) = had {
-                return number;
-            }
-        }
-        let free = |number: &u64| known(*number).is_none_or(|known| self.may_be(&known, here));
+        let salts = (1..MAX_SALT).map(|salt| id::of_path(&here.path, salt));
         std::iter::once(first)
-            .chain(salts())
+            .chain(salts)
             .find(free)
             .unwrap_or(first)
+    }
+
+    /// Keeps the number of a path where it is not the first choice.
+    fn note_told(&self, here: &Here, number: u64) {
+        if !self.held.salted.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut told = self.held.told.lock();
+        match number == here.attr.number {
+            true => told.remove(&*here.path),
+            false => told.insert(here.path.as_slice().into(), number),
+        };
     }
 
     /// What was found, as the kernel is told of it.
@@ -300,5 +312,59 @@ impl View {
     pub fn readlink(&self, number: u64) -> Res<Vec<u8>> {
         let here = self.object(&*self.inode(number)?)?;
         self.readlink_of(&here)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::tests::{ROOT, plain};
+    use crate::fs::{Caller, OpenHow};
+
+    /// What a listing tells of a name.
+    fn listed(view: &View, name: &[u8]) -> u64 {
+        let mut number = 0;
+        let look = |entry: crate::fs::DirEntry| {
+            if *entry.name == *name {
+                number = entry.number;
+            }
+            false
+        };
+        view.readdir(ROOT, 0, look).unwrap();
+        number
+    }
+
+    #[test]
+    fn a_number_that_a_listing_told_stays_when_the_kernel_forgets_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let low = dir.path().join("lower/f");
+        let view = plain(dir.path(), |_| std::fs::write(&low, "a file").unwrap());
+        let look = || view.lookup(ROOT, b"f").unwrap().attr.number;
+        let file = look();
+        std::fs::remove_file(&low).unwrap();
+        std::fs::create_dir(&low).unwrap();
+        let made = look();
+        assert_ne!(
+            file, made,
+            "to a kernel a number's object never changes its type"
+        );
+        view.forget(file, 1);
+        view.forget(made, 1);
+        assert_eq!((look(), listed(&view, b"f")), (made, made));
+        // Of another file that takes its place while it is open, too.
+        view.forget(made, 1);
+        std::fs::remove_dir(&low).unwrap();
+        std::fs::write(&low, "first").unwrap();
+        let first = look();
+        let how = OpenHow::from_raw(libc::O_RDONLY);
+        let handle = view.open(first, how, Caller { uid: 0, gid: 0 }).unwrap();
+        std::fs::write(dir.path().join("lower/n"), "second").unwrap();
+        std::fs::rename(dir.path().join("lower/n"), &low).unwrap();
+        let second = look();
+        assert_ne!(first, second, "one number is one page cache");
+        view.release(handle);
+        view.forget(first, 1);
+        view.forget(second, 1);
+        assert_eq!((look(), listed(&view, b"f")), (second, second));
     }
 }

@@ -12,6 +12,7 @@
 mod attr;
 mod backing;
 mod create;
+mod descriptors;
 mod dir;
 pub mod explain;
 mod figures;
@@ -35,7 +36,7 @@ mod upper;
 mod walk;
 mod xattr;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -185,6 +186,8 @@ struct Held {
     streams: Mutex<dir::Streams>,
     /// Some path's number is not its first choice.
     salted: AtomicBool,
+    /// Those paths and the numbers that were told of them: a kernel may keep a listing with these.
+    told: Mutex<HashMap<Box<[u8]>, u64>>,
     /// The numbers of directories that have another than their path's.
     own_dirs: Mutex<HashSet<u64>>,
     io: IoMode,
@@ -278,6 +281,7 @@ impl View {
             removed: Mutex::default(),
             streams: Mutex::default(),
             salted: AtomicBool::new(false),
+            told: Mutex::default(),
             own_dirs: Mutex::default(),
             io: spec.options.io,
             lowers: kept::Kept::of_lowers(),
@@ -285,7 +289,9 @@ impl View {
             handless: handless::Files::new(spec.options.io),
             lasting: AtomicU64::new(0),
         };
-        View::over(spec, Arc::new(held))
+        let held = Arc::new(held);
+        descriptors::count_open(&held);
+        View::over(spec, held)
     }
 
     /// The view that takes this one's place: other rules and layers over the same inodes and open

@@ -8,11 +8,12 @@ use parking_lot::RwLock;
 use rustix::fs::OFlags;
 
 use super::backing::{Backing, Entered, Register, by_daemon};
+use super::descriptors::{Descriptor, bound};
 use super::resolve::Here;
 use super::upper::Data;
 use super::{Caller, Inode, Source, View};
 use crate::sys::obj;
-use crate::sys::{Errno, Res, most_descriptors};
+use crate::sys::{Errno, Res};
 
 /// open(2)'s flags as far as they matter here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -83,11 +84,17 @@ pub struct OpenFile {
 #[derive(Debug)]
 pub(super) enum Served {
     /// A descriptor to read and write.
-    File(Arc<OwnedFd>),
+    File(Descriptor),
     /// One that only names it (`O_PATH`): the kernel does the reading.
-    Object(Arc<OwnedFd>),
+    Object(Descriptor),
     /// Its inode.
     Nothing,
+}
+
+impl Served {
+    pub(super) fn file(fd: Arc<OwnedFd>) -> Served {
+        Served::File(Descriptor::new(fd))
+    }
 }
 
 impl OpenFile {
@@ -109,7 +116,7 @@ impl OpenFile {
     /// The descriptor as it is, perhaps of before a copy-up, perhaps only naming the file.
     pub(super) fn current(&self) -> Option<Arc<OwnedFd>> {
         match &*self.file.read() {
-            Served::File(fd) | Served::Object(fd) => Some(fd.clone()),
+            Served::File(kept) | Served::Object(kept) => Some(kept.get()),
             Served::Nothing => None,
         }
     }
@@ -119,20 +126,20 @@ impl OpenFile {
     fn serving(&self, epoch: u32) -> Res<Option<Arc<OwnedFd>>> {
         let through = self.entered.backing.is_some();
         let object = match &*self.file.read() {
-            Served::File(fd) if through || self.epoch.load(Ordering::Acquire) == epoch => {
-                return Ok(Some(fd.clone()));
+            Served::File(kept) if through || self.epoch.load(Ordering::Acquire) == epoch => {
+                return Ok(Some(kept.get()));
             }
-            Served::Object(object) => object.clone(),
+            Served::Object(object) => object.get(),
             _ => return Ok(None),
         };
         let file = Arc::new(obj::reopen(&*object, self.how.backing())?);
-        *self.file.write() = Served::File(file.clone());
+        *self.file.write() = Served::file(file.clone());
         Ok(Some(file))
     }
 
     /// Lets go of the descriptor, unless it could not be had again: contents that were put together
     /// for this handle. Who is using it has it until then.
-    fn let_go(&self) {
+    pub(super) fn let_go(&self) {
         let again = matches!(self.inode().data.state.read().source, Source::One(_));
         if again {
             *self.file.write() = Served::Nothing;
@@ -142,7 +149,7 @@ impl OpenFile {
     /// The descriptor to write to, if there is one now.
     pub(super) fn to_write(&self) -> Option<Arc<OwnedFd>> {
         match &*self.file.read() {
-            Served::File(fd) if self.writes() => Some(fd.clone()),
+            Served::File(fd) if self.writes() => Some(fd.get()),
             _ => None,
         }
     }
@@ -154,8 +161,8 @@ impl OpenFile {
             return None;
         }
         match &*self.file.read() {
-            Served::File(fd) => Some((fd.clone(), Some(self.how.backing()))),
-            Served::Object(fd) => Some((fd.clone(), None)),
+            Served::File(fd) => Some((fd.get(), Some(self.how.backing()))),
+            Served::Object(fd) => Some((fd.get(), None)),
             Served::Nothing => None,
         }
     }
@@ -228,7 +235,7 @@ impl View {
             if truncate {
                 self.empty(&here, &file, how, caller)?;
             }
-            OpenFile::new(entered, how, Served::File(file), epoch)
+            OpenFile::new(entered, how, Served::file(file), epoch)
         } else {
             let epoch = inode.data.state.read().epoch;
             let here = match self.near_named(&inode) {
@@ -259,7 +266,7 @@ impl View {
             if entered.backing.is_some() {
                 allow_direct(&file, how)?;
             }
-            return Ok(OpenFile::new(entered, how, Served::File(file), epoch));
+            return Ok(OpenFile::new(entered, how, Served::file(file), epoch));
         }
         self.open_named(inode, here, how, register, epoch)
     }
@@ -277,9 +284,9 @@ impl View {
         let entered = self.enter_open(inode, &here, how, register, || Ok(fd))?;
         let served = if entered.backing.is_some() {
             allow_direct(fd, how)?;
-            Served::Object(here.fd.into_inner().ok_or(Errno::IO)?)
+            Served::Object(Descriptor::new(here.fd.into_inner().ok_or(Errno::IO)?))
         } else {
-            Served::File(Arc::new(self.open_upper(&here, how)?))
+            Served::file(Arc::new(self.open_upper(&here, how)?))
         };
         Ok(OpenFile::new(entered, how, served, epoch))
     }
@@ -386,24 +393,20 @@ impl View {
             true => Arc::new(self.open_upper(&here, open.how)?),
             false => self.open_to_read(&here, open.how)?,
         };
-        *open.file.write() = Served::File(file.clone());
+        *open.file.write() = Served::file(file.clone());
         open.epoch.store(epoch, Ordering::Release);
         Ok(file)
     }
 
-    /// Gives an open file a number. Each costs this process a descriptor: where they come near
-    /// the limit, files that are not in use right now are let go of.
+    /// Gives an open file a number. Each costs this process a descriptor: where those of all views
+    /// come near the limit, files that are not in use right now are let go of.
     pub(super) fn keep_open(&self, file: OpenFile) -> u64 {
         let writes = file.writes().then(|| file.inode().clone());
         let number = self.held.files.insert(file);
         if let Some(inode) = writes {
             inode.data.writer.store(number, Ordering::Relaxed);
         }
-        if number.is_multiple_of(256) && self.held.files.len() > most_open() {
-            for file in self.held.files.all() {
-                file.let_go();
-            }
-        }
+        bound();
         number
     }
 
@@ -423,11 +426,6 @@ fn allow_direct(fd: &OwnedFd, how: OpenHow) -> Res<()> {
         true => obj::reopen(fd, how.backing() | OFlags::DIRECT).map(drop),
         false => Ok(()),
     }
-}
-
-/// How many descriptors open files may hold: half the limit, so that requests have the rest.
-fn most_open() -> usize {
-    most_descriptors() / 2
 }
 
 #[cfg(test)]

@@ -106,15 +106,13 @@ pub struct Layer {
     held: held::Held,
     /// Files of a lower layer that were read lately.
     files: files::Files,
-    /// liteimg has been run on it: chains into `.statelite/tmpfs` are read through.
-    liteimg: bool,
 }
 
 impl Layer {
     /// A layer whose directory is looked for now, and again later where it is missing.
     pub fn new(spec: LayerSpec) -> Layer {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        let mut layer = Layer {
+        Layer {
             spec,
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             watched: AtomicBool::new(false),
@@ -124,11 +122,7 @@ impl Layer {
             lock: OnceLock::new(),
             held: held::Held::default(),
             files: files::Files::default(),
-            liteimg: false,
-        };
-        layer.liteimg = layer.spec.upper.is_none()
-            && matches!(layer.probe(b".statelite/tmpfs"), Ok(Found::Object(o)) if o.stat.is_dir());
-        layer
+        }
     }
 
     /// What and where.
@@ -383,16 +377,13 @@ impl Layer {
 
     /// Where an image that liteimg rewrote keeps the content of `path`, if that is a symlink to
     /// `target` and the first step of its chain:
-    /// `etc/x -> ../.statelite/tmpfs/etc/x -> ../../../.default/etc/x`.
+    /// `etc/x -> ../.statelite/tmpfs/etc/x -> ../../../.default/etc/x`. By words alone: liteimg may
+    /// run while the image is served.
     pub fn read_through(&self, path: &[u8], target: &[u8]) -> Option<Vec<u8>> {
         let chain = || [b".statelite/tmpfs/", path].concat();
-        let first_step = self.liteimg && resolve_lexically(path, target) == chain();
+        let first_step =
+            target.ends_with(obj::split(path).1) && resolve_lexically(path, target) == chain();
         first_step.then(|| [b".default/", path].concat())
-    }
-
-    /// Has liteimg been run on it?
-    pub fn is_liteimg(&self) -> bool {
-        self.liteimg
     }
 }
 
@@ -509,7 +500,6 @@ mod tests {
             Found::Object(o) => layer.read_through(path, &layer.readlink(&o.fd).unwrap()),
             _ => None,
         };
-        assert!(layer.is_liteimg());
         assert_eq!(through(b"etc/ntp.conf").unwrap(), b".default/etc/ntp.conf");
         assert!(through(b"etc/localtime").is_none());
     }
