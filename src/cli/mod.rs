@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod docs;
 mod explain;
+mod export;
 mod mount;
 mod progress;
 mod reload;
@@ -86,6 +87,7 @@ enum Command {
     Umount(umount::UmountArgs),
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Export(export::ExportArgs),
     Show(show::ShowArgs),
     Reset(reset::ResetArgs),
     Bench(bench::BenchArgs),
@@ -206,6 +208,7 @@ fn run(cli: &Cli, limiter: &Limiter) -> Result<ExitCode, Failure> {
         Command::Umount(args) => umount::run(globals, config, args),
         Command::Check(args) => check::run(globals, config, args),
         Command::Explain(args) => explain::run(globals, config, args),
+        Command::Export(args) => export::run(globals, config, args),
         Command::Show(args) => show::run(globals, config, args),
         Command::Reset(args) => reset::run(globals, config, args),
         Command::Bench(args) => bench::run(globals, args),
