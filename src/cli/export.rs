@@ -122,6 +122,7 @@ pub(super) fn run(
     let file = file.or(server.map(|server| server.file(config)));
     if args.install && server == Some(Server::Ganesha) {
         only_mounted(&mut roots);
+        roots.problems.extend(nfs::minor_versions(config));
     }
     let (text, parts) = text(&mut roots, args, format, file)?;
     let installed = match (server, file) {

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{HEADER, NodeRoot};
+use crate::config::Config;
+use crate::tables::{Origin, Problem};
 
-/// NFSv4.2 reads wrong data from Ganesha in silence (READ_PLUS), so it is not offered.
-const GLOBAL: &str = "NFSv4 { Minor_Versions = 0, 1; }\n";
+/// A second NFSv4 block would put the keys of the first one back to their defaults, so it is not here.
+const NOTE: &str = "# ganesha.conf must have NFSv4 { Minor_Versions = 0, 1; }: over NFSv4.2 Ganesha may give clients wrong data.\n";
 /// Export_Id has 16 bits, and 0 is the pseudo file system's.
 const IDS: u64 = u16::MAX as u64;
 
@@ -47,7 +49,7 @@ pub fn ganesha<'r>(
             numbers.insert(node, *id);
         }
     }
-    let mut text = format!("{HEADER}{GLOBAL}");
+    let mut text = format!("{HEADER}{NOTE}");
     for root in roots {
         let node = root.boot.node.as_str();
         let id = *numbers.entry(node).or_insert_with(|| {
@@ -70,7 +72,7 @@ fn block(text: &mut String, root: &NodeRoot, id: u64) -> Result<(), GaneshaError
     }
     // Between double quotes a backslash begins an escape.
     let path = path.replace('\\', "\\\\");
-    let clients: Vec<String> = root.clients.iter().map(|ip| format!("\"{ip}\"")).collect();
+    let clients: Vec<String> = root.clients.iter().map(ToString::to_string).collect();
     let clients = clients.join(", ");
     let node = &root.boot.node;
     let fs = xxh3_64(root.fsid.as_bytes());
@@ -84,6 +86,31 @@ fn block(text: &mut String, root: &NodeRoot, id: u64) -> Result<(), GaneshaError
          FSAL {{ Name = VFS; }}\n}}\n"
     ));
     Ok(())
+}
+
+/// The configuration beside our file, where it lets clients use NFSv4.2: they read wrong data then, and
+/// nobody is told (READ_PLUS).
+pub fn minor_versions(config: &Config) -> Option<Problem> {
+    let file = config.ganesha_file.with_file_name("ganesha.conf");
+    // One that is elsewhere, or can't be read, says nothing.
+    let text = std::fs::read_to_string(&file).ok()?.to_ascii_lowercase();
+    let lines = text.lines().enumerate();
+    let mut lines = lines.map(|(n, line)| (n + 1, line.split('#').next().unwrap_or_default()));
+    let found = lines.find_map(|(n, line)| {
+        let (_, after) = line.split_once("minor_versions")?;
+        Some((n, after.split(';').next().unwrap_or_default()))
+    });
+    let line = match found {
+        Some((_, list)) if !list.contains('2') => return None,
+        Some((line, _)) => line as u64,
+        None => 0,
+    };
+    let column = line.min(1);
+    Some(Problem::warning(
+        Origin { file, line, column },
+        "clients may use NFSv4.2, over which NFS-Ganesha gives them wrong data",
+        "write NFSv4 { Minor_Versions = 0, 1; }",
+    ))
 }
 
 /// The numbers that a text of ours gives to nodes.
@@ -141,14 +168,51 @@ mod tests {
             text.contains("Path = \"/srv/a b\\\\c/cn2\"; Pseudo = \"/srv/a b\\\\c/cn2\";"),
             "{text}"
         );
-        assert!(text.contains(
-            "CLIENT { Clients = \"fd00::2\"; Access_Type = RW; Squash = No_Root_Squash; }"
-        ));
-        assert!(text.contains("Access_Type = None;") && text.contains("Minor_Versions = 0, 1;"));
+        assert!(
+            text.contains(
+                "CLIENT { Clients = fd00::2; Access_Type = RW; Squash = No_Root_Squash; }"
+            )
+        );
+        assert!(text.contains("Access_Type = None;"));
         for root in ["/srv/a\"b", "/srv/a\nb"] {
             let roots = site("#node,ip\ncn2,fd00::2\n", root);
             let error = ganesha(&roots.nodes, "").unwrap_err().to_string();
             assert!(error.contains("choose another root"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_beside_it_is_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            ganesha_file: dir.path().join("statelite.conf"),
+            ..Config::default()
+        };
+        assert_eq!(minor_versions(&config), None);
+        for (text, place) in [
+            (
+                "NFSv4 { Graceless = true; }\n",
+                Some("ganesha.conf: warning: clients may"),
+            ),
+            (
+                "# Minor_Versions = 0, 1;\n",
+                Some("ganesha.conf: warning: clients may"),
+            ),
+            (
+                "NFSv4 {\n minor_versions = 1, 2;\n}\n",
+                Some("ganesha.conf:2:1: warning: clients may"),
+            ),
+            (
+                "NFSv4 { Minor_Versions = 0, 1; Lease_Lifetime = 20; }\n",
+                None,
+            ),
+        ] {
+            std::fs::write(dir.path().join("ganesha.conf"), text).unwrap();
+            let told = minor_versions(&config).map(|problem| problem.to_string());
+            match (told, place) {
+                (Some(told), Some(place)) => assert!(told.contains(place), "{text}: {told}"),
+                (told, place) => assert_eq!(told.as_deref(), place, "{text}"),
+            }
         }
     }
 }

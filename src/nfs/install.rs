@@ -2,12 +2,16 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
 use crate::config::Config;
+
+/// How long exportfs(8) may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An NFS server that has a file of ours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -130,11 +134,7 @@ pub fn tell(server: Server, config: &Config) -> Result<Told, InstallError> {
 
 /// Also without nfsd in the kernel: what mountd reads is then up to date when it starts.
 fn exportfs() -> Result<Told, InstallError> {
-    let out = Command::new("exportfs")
-        .arg("-ra")
-        .stdin(Stdio::null())
-        .output();
-    match out {
+    match limited(Command::new("exportfs").arg("-ra")) {
         Ok(out) if out.status.success() => Ok(Told::Told),
         Ok(out) => {
             let said = String::from_utf8_lossy(&out.stderr);
@@ -146,6 +146,26 @@ fn exportfs() -> Result<Told, InstallError> {
         }
         Err(error) => Err(InstallError::Exportfs(error.to_string())),
     }
+}
+
+/// Names that other files have may be asked of a name server that hangs.
+fn limited(command: &mut Command) -> io::Result<Output> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let end = Instant::now() + PATIENCE;
+    while child.try_wait()?.is_none() {
+        if Instant::now() >= end {
+            child.kill()?;
+            child.wait()?;
+            let message = format!("it has not ended after {PATIENCE:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output()
 }
 
 fn hangup(path: &Path) -> Result<Told, InstallError> {

@@ -21,7 +21,7 @@ use crate::tables::{Elsewhere, NodeBoot, Origin, Problem, Severity, Tables, Tabl
 
 pub use boot::{Initrd, command_line, dnsmasq, pxelinux};
 pub use exports::exports;
-pub use ganesha::{GaneshaError, ganesha};
+pub use ganesha::{GaneshaError, ganesha, minor_versions};
 pub use install::{InstallError, Server, Told, ganesha_pid, install, read, tell};
 
 /// What every file begins with.

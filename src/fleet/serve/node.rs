@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam::channel::{Receiver, bounded};
 use parking_lot::{Mutex, MutexGuard};
 
+use super::export::Exporter;
 use super::{Fleet, changes};
 use crate::config::Config;
 use crate::control::{Outcome, State};
@@ -143,12 +144,13 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) name: String,
+    exporter: Arc<Exporter>,
     work: Mutex<()>,
     inner: Mutex<Inner>,
 }
 
 impl Node {
-    pub(super) fn new(name: String, wanted: Wanted) -> Arc<Node> {
+    pub(super) fn new(name: String, wanted: Wanted, exporter: Arc<Exporter>) -> Arc<Node> {
         let inner = Inner {
             wanted,
             state: State::Starting,
@@ -164,6 +166,7 @@ impl Node {
         };
         Arc::new(Node {
             name,
+            exporter,
             work: Mutex::default(),
             inner: Mutex::new(inner),
         })
@@ -365,6 +368,7 @@ impl Node {
             return Err(failed("no thread to serve it", &error));
         }
         self.set(State::Serving, None);
+        self.exporter.offer(&self.name, &point);
         let mut inner = self.inner.lock();
         (inner.tries, inner.next_try, inner.pending) = (0, None, None);
         Ok(())
@@ -395,6 +399,7 @@ impl Node {
         let live = inner.live.take();
         let leaving = std::mem::take(&mut inner.leaving);
         drop(inner);
+        self.exporter.gone(&self.name);
         // The view goes here, not under the lock.
         drop(live);
         if leaving {
@@ -439,6 +444,15 @@ impl Node {
         let Some(live) = self.live() else {
             return Went::plain(Outcome::Already);
         };
+        self.exporter.withdraw([&*self.name]);
+        let went = self.leave_now(&live, how);
+        if matches!(went.outcome, Outcome::Busy | Outcome::Failed) {
+            self.exporter.offer(&self.name, &live.point);
+        }
+        went
+    }
+
+    fn leave_now(&self, live: &Live, how: Leave) -> Went {
         // What somebody mounted on top of it is theirs.
         if fuse::mount_id(&live.point).is_ok_and(|id| id != live.mount_id)
             && stores::is_mount_point(&live.point)
