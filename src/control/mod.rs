@@ -68,6 +68,9 @@ pub enum Ask {
         /// Also of roots that are mounted.
         #[serde(default)]
         force: bool,
+        /// Since they boot: once a boot. `nodes` may be an address then.
+        #[serde(default)]
+        boot: Option<Boot>,
     },
     /// Why paths are what they are: [`Explained`].
     Explain {
@@ -81,6 +84,15 @@ pub enum Ask {
         /// Which.
         nodes: String,
     },
+}
+
+/// A boot, as its hook tells of it.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Boot {
+    /// The same for all calls of one boot. Without it, calls within `boot_window` of the first one
+    /// are of one boot.
+    #[serde(default)]
+    pub token: Option<String>,
 }
 
 /// One line from the daemon; `T` is what the request names.

@@ -119,6 +119,20 @@ impl Tables {
         Ok(boot)
     }
 
+    /// The first node that has this address.
+    pub fn node_of_address(&self, ip: IpAddr) -> Option<String> {
+        let has = |node: &&str| {
+            let mut look = Look {
+                tables: self,
+                node,
+                groups: self.nodes.groups_of(node),
+                problems: Vec::new(),
+            };
+            look.addresses().iter().any(|address| address.ip == ip)
+        };
+        self.nodes.names().find(has).map(str::to_owned)
+    }
+
     /// `None` where the node is this server's to serve: noderes names nobody, or this server in one
     /// of servicenode, nfsserver and xcatmaster.
     pub fn elsewhere(&self, node: &str, config: &Config) -> Option<Elsewhere> {
@@ -350,6 +364,9 @@ mod tests {
         assert!(told.is_empty(), "{told:?}");
         let ips: Vec<String> = boot.addresses.iter().map(|a| a.ip.to_string()).collect();
         assert_eq!(ips, ["10.0.1.1", "10.9.0.1", "fd00::1"]);
+        let owner = |ip: &str| tables.node_of_address(ip.parse().unwrap());
+        assert_eq!(owner("fd00::1").as_deref(), Some("cn1"));
+        assert_eq!(owner("10.0.1.2"), None, "cn2 is not in rack1");
         assert_eq!(boot.addresses[0].at.to_string(), "hosts.csv:2:7");
         assert_eq!(boot.mac.as_deref(), Some("aa:bb:cc:00:11:22"));
         assert_eq!(boot.server.as_deref(), Some("sn1"));

@@ -74,9 +74,13 @@ impl Fleet {
                 let why = "unmounted by statelite umount";
                 either(self.each_of(&nodes, move |node| node.unmount(how, why)))
             }
-            Ask::Reset { nodes, force } => {
+            Ask::Reset { nodes, force, boot } => {
                 let fleet = self.clone();
-                let reset = move |node: &Arc<Node>| node.reset(&fleet, force);
+                let nodes = match &boot {
+                    Some(_) => self.loaded.read().by_address(nodes),
+                    None => nodes,
+                };
+                let reset = move |node: &Arc<Node>| node.reset(&fleet, force, boot.as_ref());
                 either(self.each_of(&nodes, reset))
             }
             Ask::Explain { nodes, paths } => either(self.explain(&nodes, paths)),

@@ -121,6 +121,13 @@ impl Loaded {
         })
     }
 
+    /// The node that has an address, where `range` is one.
+    pub(super) fn by_address(&self, range: String) -> String {
+        let node = range.parse().ok();
+        let node = node.and_then(|ip| self.tables.node_of_address(ip));
+        node.unwrap_or(range)
+    }
+
     /// Plans nodes that had no image when everything was read.
     pub(super) fn plan_again(&self, names: &[String]) -> BTreeMap<String, Wanted> {
         wanted_of(&plan(&self.tables, &self.config, names, Some(&self.plan)))

@@ -18,7 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::export::Exporter;
 use super::{Fleet, changes};
 use crate::config::Config;
-use crate::control::{Outcome, State};
+use crate::control::{Boot, Outcome, State};
 use crate::fleet::build::{self, BuildError};
 use crate::fleet::{Attached, Planned, Use, stores};
 use crate::fs::{Root, View};
@@ -501,15 +501,30 @@ impl Node {
         }
     }
 
-    /// Empties its tmpfs upper; a mounted root only with `force`, and it is mounted again.
-    pub(super) fn reset(self: &Arc<Self>, fleet: &Arc<Fleet>, force: bool) -> Went {
+    /// Empties its tmpfs upper; a mounted root only with `force` or for a boot, and it is mounted again.
+    pub(super) fn reset(
+        self: &Arc<Self>,
+        fleet: &Arc<Fleet>,
+        force: bool,
+        boot: Option<&Boot>,
+    ) -> Went {
         let _work = match self.work() {
             Ok(work) => work,
             Err(went) => return went,
         };
         let was = self.live();
+        let config = was
+            .as_ref()
+            .map_or_else(|| fleet.config(), |live| live.config.clone());
+        if let Some(boot) = boot {
+            match crate::fleet::reset::is_done(&config, &self.name, boot) {
+                Ok(false) => {}
+                Ok(true) => return Went::says(Outcome::Already, "it was reset for this boot"),
+                Err(error) => return Went::says(Outcome::Failed, error.to_string()),
+            }
+        }
         if let Some(live) = &was {
-            if !force {
+            if !force && boot.is_none() {
                 let on = live.point.display();
                 return Went::says(
                     Outcome::Busy,
@@ -525,10 +540,12 @@ impl Node {
                 return went;
             }
         }
-        let config = was
-            .as_ref()
-            .map_or_else(|| fleet.config(), |live| live.config.clone());
-        let emptied = crate::fleet::reset::empty(&config, &self.name);
+        let mut emptied = crate::fleet::reset::empty(&config, &self.name);
+        if let (Ok(_), Some(boot)) = (&emptied, boot)
+            && let Err(error) = crate::fleet::reset::note(&config, &self.name, boot)
+        {
+            emptied = Err(error);
+        }
         if was.is_some() {
             let again = self.mount_now(fleet);
             if again.outcome == Outcome::Failed {
