@@ -541,6 +541,10 @@ impl Node {
             }
         }
         let mut emptied = crate::fleet::reset::empty(&config, &self.name);
+        // The next view has the same layers, which would go on with directories that are gone.
+        for layer in was.iter().flat_map(|live| live.view().layers().to_vec()) {
+            layer.let_go_of(b"");
+        }
         if let (Ok(_), Some(boot)) = (&emptied, boot)
             && let Err(error) = crate::fleet::reset::note(&config, &self.name, boot)
         {
