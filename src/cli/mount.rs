@@ -57,6 +57,10 @@ pub(super) struct MountArgs {
     /// Request threads; over the configuration's `threads`.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// The root is this machine's own, and the process must outlive every other one: its name begins
+    /// with @, as systemd has it for such daemons.
+    #[arg(long, hide = true, conflicts_with = "foreground")]
+    serves_root: bool,
     /// Check the command line, and mount nothing.
     #[arg(long, hide = true)]
     check: bool,
@@ -134,7 +138,12 @@ pub(super) fn run(
     if !args.foreground && !args.background {
         let mut again: Vec<OsString> = std::env::args_os().skip(1).collect();
         again.push("--background".into());
-        start_background(again, globals.log_file.as_deref())?;
+        let name = if args.serves_root {
+            "@statelite"
+        } else {
+            "statelite"
+        };
+        start_background(name, again, globals.log_file.as_deref())?;
         return Ok(ExitCode::SUCCESS);
     }
     let shared = Shared::new(config);
