@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::cluster::{Cluster, eventually, text};
+use crate::cluster::{Cluster, eventually, fails, text};
 use crate::daemon::Daemon;
 use crate::files::{parse, site, stand_in};
 
@@ -25,7 +25,8 @@ fn what_is_mounted_is_exported_and_nothing_else() {
     let calls = || text(c.path("exportfs")).lines().count();
     let before = calls();
     assert!(c.run(&["umount", &one]).status.success());
-    assert_eq!(exported(&c), [two.clone()]);
+    assert_eq!(exported(&c), [&*two]);
+    fails!(std::fs::File::open(d.at(1, "etc/x")), ENOENT);
     assert!(calls() > before, "and the server was told");
     assert!(c.run(&["mount", &one]).status.success());
     assert_eq!(exported(&c), [one.clone(), two.clone()]);
@@ -42,7 +43,7 @@ fn what_is_mounted_is_exported_and_nothing_else() {
     // An address that changes, and a node without one.
     c.table("hosts", "#node,ip\n%1,10.9.1.7\n%2,\n");
     d.reload();
-    assert_eq!(exported(&c), [one.clone()]);
+    assert_eq!(exported(&c), [&*one]);
     assert!(text(&file).contains("10.9.1.7("));
     assert!(d.log().contains("has no address"), "{}", d.log());
     // Another program unmounts it.
@@ -72,6 +73,9 @@ fn what_can_not_be_written_is_told_and_tried_again() {
     assert_eq!(status.status.code(), Some(4), "{status:?}");
     let why = d.status()["daemon"]["export"]["error"].clone();
     assert!(why.as_str().unwrap().contains("said by exportfs"), "{why}");
+    // A file that is as it should be is not yet known to the server.
+    assert!(c.run(&["mount", &c.node(1)]).status.success());
+    assert!(d.status()["daemon"]["export"]["error"].is_string());
     stand_in(&c, "exportfs", 0);
     eventually("it is in step", || {
         d.status()["daemon"]["export"]["error"].is_null()

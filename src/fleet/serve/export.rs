@@ -47,6 +47,8 @@ struct State {
 struct Written {
     to: Option<(Server, PathBuf)>,
     mounts: Mounted,
+    /// The server does not know of the last change yet.
+    untold: bool,
 }
 
 /// One daemon's exports.
@@ -210,10 +212,11 @@ fn bring_into_step(
 ) -> Result<Vec<Problem>, String> {
     let config = &loaded.config;
     // Another server than before: the old one lets go of everything.
-    if let Some((server, file)) = &written.to
+    if let Some((server, file)) = written.to.clone()
         && written.to != *to
     {
-        write(*server, file, &[], config, true)?;
+        written.untold = true;
+        write(server, &file, &[], config, &mut written.untold)?;
         *written = Written::default();
     }
     let Some((server, file)) = to else {
@@ -226,7 +229,7 @@ fn bring_into_step(
             root.path.clone_from(point);
         }
     }
-    let is_new = written.to.is_none();
+    written.untold |= written.to.is_none();
     written.to.clone_from(to);
     let leaving: Vec<Device> = written
         .mounts
@@ -244,7 +247,8 @@ fn bring_into_step(
             })
             .cloned()
             .collect();
-        write(*server, file, &kept, config, true)?;
+        written.untold = true;
+        write(*server, file, &kept, config, &mut written.untold)?;
         written
             .mounts
             .retain(|node, mount| mounted.get(node) == Some(mount));
@@ -252,7 +256,7 @@ fn bring_into_step(
             wait_for_release(config, &leaving)?;
         }
     }
-    write(*server, file, &roots.nodes, config, is_new)?;
+    write(*server, file, &roots.nodes, config, &mut written.untold)?;
     let exported = |node: &String| roots.nodes.iter().any(|root| root.boot.node == *node);
     written.mounts = mounted
         .into_iter()
@@ -265,13 +269,13 @@ fn bring_into_step(
     Ok(problems)
 }
 
-/// Tells the server where the file has changed, or in any case.
+/// Tells the server what it does not know.
 fn write(
     server: Server,
     file: &Path,
     roots: &[NodeRoot],
     config: &Config,
-    always: bool,
+    untold: &mut bool,
 ) -> Result<(), String> {
     let text = match server {
         Server::Kernel => nfs::exports(roots),
@@ -280,9 +284,10 @@ fn write(
             nfs::ganesha(roots, &before).map_err(|error| error.to_string())?
         }
     };
-    let changed = nfs::install(file, &text).map_err(|error| error.to_string())?;
-    if changed || always {
+    *untold |= nfs::install(file, &text).map_err(|error| error.to_string())?;
+    if *untold {
         let told = nfs::tell(server, config).map_err(|error| error.to_string())?;
+        *untold = false;
         tracing::debug!(file = %file.display(), nodes = roots.len(), ?told, "exports written");
     }
     Ok(())
