@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# install.sh: the program, its unit, man pages and completions below PREFIX, mount.statelite in /sbin, where mount(8) looks for it.
+# install.sh: the program, its unit, man pages and completions below PREFIX, mount.statelite in /sbin, where mount(8) looks for it,
+# and what initramfs-tools and dracut look for, where they are.
 # DESTDIR goes before every path.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -12,6 +13,19 @@ mkdir -p "$to"/share/{man/man1,bash-completion/completions,zsh/site-functions,fi
 unit=${DESTDIR:-}${PREFIX:-/usr/local}/lib/systemd/system/statelite.service
 mkdir -p "$(dirname "$unit")"
 sed "s|/usr/local/sbin|${PREFIX:-/usr/local}/sbin|" "$repo/mount-helpers/statelite.service" >"$unit"
+lib=${PREFIX:-/usr/local}/lib helpers=$repo/mount-helpers
+install -D -m 644 "$helpers/tmpfiles.d/statelite.conf" "${DESTDIR:-}$lib/tmpfiles.d/statelite.conf"
+install -D -m 644 "$helpers/node-root.sh" "${DESTDIR:-}$lib/statelite/node-root.sh"
+install -D -m 755 "$helpers/dnsmasq-boot" "${DESTDIR:-}$lib/statelite/dnsmasq-boot"
+# For nodes that make their root themselves, where there is a tool that builds their initramfs.
+place() { install -D -m "$1" /dev/stdin "${DESTDIR:-}$3" < <(sed "s|/usr/local/lib|$lib|" "$helpers/$2"); }
+if [ -d "${DESTDIR:-}/usr/share/initramfs-tools/hooks" ]; then
+  place 755 initramfs-tools/hooks/statelite /usr/share/initramfs-tools/hooks/statelite
+  place 644 initramfs-tools/scripts/statelite /usr/share/initramfs-tools/scripts/statelite
+fi
+if [ -d "${DESTDIR:-}/usr/lib/dracut/modules.d" ]; then
+  for f in "$helpers"/dracut/95statelite/*; do place 755 "${f#"$helpers"/}" "/usr/lib/dracut/modules.d/95statelite/${f##*/}"; done
+fi
 "$STATELITE" man "$to/share/man/man1"
 "$STATELITE" completions bash >"$to/share/bash-completion/completions/statelite"
 "$STATELITE" completions zsh >"$to/share/zsh/site-functions/_statelite"

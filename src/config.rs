@@ -91,6 +91,23 @@ pub struct Config {
     /// Where metrics are told; empty: nowhere.
     #[serde(deserialize_with = "crate::metrics::Address::or_empty")]
     pub metrics: Option<crate::metrics::Address>,
+    /// The name under which noderes knows this server; empty: each of its own names and addresses.
+    #[serde(deserialize_with = "host_name")]
+    pub server: String,
+    /// What the daemon keeps in step with the roots that are mounted.
+    pub export: Export,
+    /// The exports(5) file that is written.
+    #[serde(deserialize_with = "absolute")]
+    pub exports_file: PathBuf,
+    /// The file of EXPORT blocks that is written for NFS-Ganesha.
+    #[serde(deserialize_with = "absolute")]
+    pub ganesha_file: PathBuf,
+    /// Where NFS-Ganesha has its process id.
+    #[serde(deserialize_with = "absolute")]
+    pub ganesha_pid: PathBuf,
+    /// Calls of `reset --on-boot` that come within this time belong to one boot.
+    #[serde(deserialize_with = "duration")]
+    pub boot_window: Duration,
     /// What is logged: a level, or filters as `statelite::fleet=debug,info`.
     pub log: String,
     /// How it is logged.
@@ -126,6 +143,12 @@ impl Default for Config {
             io: Io::default(),
             threads: 1,
             metrics: None,
+            server: String::new(),
+            export: Export::default(),
+            exports_file: "/etc/exports.d/statelite.exports".into(),
+            ganesha_file: "/etc/ganesha/statelite.conf".into(),
+            ganesha_pid: "/run/ganesha/ganesha.pid".into(),
+            boot_window: Duration::from_secs(60),
             log: "info".into(),
             log_format: LogFormat::default(),
         }
@@ -445,6 +468,17 @@ words! {
     }
 }
 words! {
+    /// What the daemon keeps in step with the roots that are mounted.
+    Export {
+        /// Nothing.
+        None,
+        /// The file that the kernel's NFS server reads, exports(5).
+        Exports,
+        /// The file that NFS-Ganesha reads.
+        Ganesha,
+    }
+}
+words! {
     /// How the log is written.
     LogFormat {
         /// Lines for people.
@@ -527,6 +561,17 @@ fn remote_root<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
     }
     checked_path(text.clone()).map_err(de::Error::custom)?;
     Ok(text)
+}
+
+fn host_name<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    let text = String::deserialize(d)?;
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b".-_:".contains(&b);
+    if text.bytes().all(fits) && !text.starts_with('-') {
+        return Ok(text);
+    }
+    Err(de::Error::custom(format!(
+        "{text:?} is no name or address of a host"
+    )))
 }
 
 fn checked_path(text: String) -> Result<PathBuf, String> {

@@ -13,6 +13,7 @@ pub mod inode;
 pub mod layer;
 pub mod logs;
 pub mod metrics;
+pub mod nfs;
 pub mod pool;
 pub mod rules;
 pub mod sys;

@@ -10,7 +10,9 @@ mod bench;
 mod check;
 mod docs;
 mod explain;
+mod export;
 mod mount;
+mod options;
 mod progress;
 mod reload;
 mod reset;
@@ -23,7 +25,7 @@ mod umount;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, LogFormat};
 use crate::control::{ClientError, Outcome};
@@ -86,6 +88,7 @@ enum Command {
     Umount(umount::UmountArgs),
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Export(export::ExportArgs),
     Show(show::ShowArgs),
     Reset(reset::ResetArgs),
     Bench(bench::BenchArgs),
@@ -154,9 +157,27 @@ fn of_daemon<T: serde::de::DeserializeOwned>(
     }
 }
 
+/// The command line; the options of `mount -o` are checked as the flags that they stand for.
+fn parsed() -> Cli {
+    let mut cli = Cli::parse();
+    if let Command::Mount(args) = &cli.command {
+        let flags: Vec<_> = args.flags_of_options().collect();
+        if !flags.is_empty() {
+            cli = Cli::parse_from(std::env::args_os().chain(flags));
+        }
+    }
+    if let Command::Mount(args) = &cli.command
+        && let Err(wrong) = args.validate(&cli.globals)
+    {
+        let kind = clap::error::ErrorKind::ArgumentConflict;
+        Cli::command().error(kind, wrong).exit();
+    }
+    cli
+}
+
 /// Parses the command line, runs the command and says how it went.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parsed();
     let limiter = Limiter::default();
     let ended = run(&cli, &limiter);
     limiter.flush();
@@ -206,6 +227,7 @@ fn run(cli: &Cli, limiter: &Limiter) -> Result<ExitCode, Failure> {
         Command::Umount(args) => umount::run(globals, config, args),
         Command::Check(args) => check::run(globals, config, args),
         Command::Explain(args) => explain::run(globals, config, args),
+        Command::Export(args) => export::run(globals, config, args),
         Command::Show(args) => show::run(globals, config, args),
         Command::Reset(args) => reset::run(globals, config, args),
         Command::Bench(args) => bench::run(globals, args),

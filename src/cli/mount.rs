@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 
+use super::options::{self, MountOptions};
 use super::{Failure, Globals, load_tables, tell};
 use crate::config::Config;
 use crate::fleet::build::{form, io_mode};
@@ -15,6 +17,9 @@ use crate::fleet::{
 };
 use crate::fs::View;
 
+/// Sources in fstab's form of a mount without tables; no node can be mounted by these names there.
+const SOURCES: [&str; 3] = ["none", "statelite", "overlay"];
+
 const ABOUT: &str = "Mount a node's root, or directories on top of one another
 
 A node's root is what the tables say it is. It is mounted in the background: the command returns
@@ -23,7 +28,8 @@ when it can be used, or says why it cannot. Unmount it with umount(8).
 Without a directory, the daemon (statelite serve) is asked to mount those of its nodes that are named.
 
 Without tables, --lower, --upper and --work make a root that is writable everywhere, as overlayfs
-does: `statelite mount --lower /a:/b --upper /u --work /w /mnt`.";
+does: `statelite mount --lower /a:/b --upper /u --work /w /mnt`. In the form of mount(8) that is
+`mount -t statelite none /mnt -o lowerdir=/a:/b,upperdir=/u,workdir=/w`, with mount.statelite in /sbin.";
 
 /// Mount a node's root, or directories on top of one another
 #[derive(Args, Debug)]
@@ -41,12 +47,23 @@ pub(super) struct MountArgs {
     /// A directory on the upper's file system for what is being copied.
     #[arg(long, value_name = "DIR", requires = "lower")]
     work: Option<PathBuf>,
+    /// The same in the form of mount(8): lowerdir=DIR:…, upperdir=DIR, workdir=DIR, config=FILE,
+    /// tables=DIR, threads=N, log=FILTER, log-file=FILE.
+    #[arg(short = 'o', long, value_name = "NAME=VALUE,…", value_parser = OsStringValueParser::new().try_map(|text| options::parse(&text)))]
+    options: Vec<MountOptions>,
     /// Stay in the foreground; an interrupt unmounts.
     #[arg(long, short)]
     foreground: bool,
     /// Request threads; over the configuration's `threads`.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// The root is this machine's own, and the process must outlive every other one: its name begins
+    /// with @, as systemd has it for such daemons.
+    #[arg(long, hide = true, conflicts_with = "foreground")]
+    serves_root: bool,
+    /// Check the command line, and mount nothing.
+    #[arg(long, hide = true)]
+    check: bool,
     /// Set by the parent of a process in the background.
     #[arg(long, hide = true)]
     background: bool,
@@ -63,6 +80,38 @@ impl MountArgs {
         self.background
     }
 
+    /// What `-o` says, as flags.
+    pub(super) fn flags_of_options(&self) -> impl Iterator<Item = OsString> {
+        self.options.iter().flat_map(|options| &options.0).cloned()
+    }
+
+    /// What flags can't say of one another.
+    ///
+    /// # Errors
+    /// A sentence; the command line is wrong.
+    pub(super) fn validate(&self, globals: &Globals) -> Result<(), String> {
+        let Some(node) = self.node() else {
+            return Ok(());
+        };
+        // mount(8) needs a word there.
+        let nobody = SOURCES.iter().any(|word| node == Path::new(word));
+        let node = node.display();
+        match &self.lower {
+            Some(_) if !nobody => Err(format!(
+                "with lowerdir (--lower) there is no node, but {node} was named: the tables say what a \
+                 node's root is made of, or it is a mount of none"
+            )),
+            Some(_) if globals.tables.is_some() => Err(
+                "tables are for a node's root, lowerdir (--lower) for a mount without them: not both"
+                    .into(),
+            ),
+            None if nobody => Err(format!(
+                "{node} is no node: lowerdir, upperdir and workdir say what to mount then"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn node(&self) -> Option<&Path> {
         (self.node_and_point.len() == 2).then(|| self.node_and_point[0].as_path())
     }
@@ -77,6 +126,9 @@ pub(super) fn run(
     config: &Config,
     args: &MountArgs,
 ) -> Result<ExitCode, Failure> {
+    if args.check {
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.lower.is_none()
         && let [nodes] = &args.node_and_point[..]
     {
@@ -86,7 +138,12 @@ pub(super) fn run(
     if !args.foreground && !args.background {
         let mut again: Vec<OsString> = std::env::args_os().skip(1).collect();
         again.push("--background".into());
-        start_background(again, globals.log_file.as_deref())?;
+        let name = if args.serves_root {
+            "@statelite"
+        } else {
+            "statelite"
+        };
+        start_background(name, again, globals.log_file.as_deref())?;
         return Ok(ExitCode::SUCCESS);
     }
     let shared = Shared::new(config);
@@ -124,10 +181,6 @@ fn metrics(config: &Config, shared: &Shared) -> Option<Metrics> {
 
 fn view(config: &Config, args: &MountArgs, shared: &Shared) -> Result<View, Failure> {
     if let (Some(lower), Some(upper), Some(work)) = (&args.lower, &args.upper, &args.work) {
-        if let Some(node) = args.node() {
-            let node = node.display();
-            return Err(format!("with --lower there is no node, but {node} was named").into());
-        }
         return Ok(plain_view(
             &PlainSpec {
                 lower: std::env::split_paths(lower).collect(),

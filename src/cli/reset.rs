@@ -7,14 +7,19 @@ use serde::Serialize;
 
 use super::{Failure, Globals, load_tables, of_daemon, print_json, say};
 use crate::config::Config;
-use crate::control::{self, Ask, Outcome};
+use crate::control::{self, Ask, Boot, Outcome};
 use crate::fleet;
 
 const ABOUT: &str = "Do to nodes what a reboot does
 
 The tmpfs upper is emptied; what is persistent or on a local disk stays. Refused while a node's root
 is mounted, unless forced: programs in it would lose their files. A root that the daemon serves is then
-unmounted, whoever uses it, and mounted again.";
+unmounted, whoever uses it, and mounted again.
+
+--on-boot is for hooks of DHCP and TFTP servers, which call it when a node boots: it forces a root that the
+daemon serves, and does so once a boot, however often it is called. Calls with one --token are of one boot;
+without a token, those within boot_window (configuration, 1m) of the call that reset the node. A hook must
+not call it for what a running node asks for, such as the renewal of its lease. NODE may be an address.";
 
 /// Do to nodes what a reboot does
 #[derive(Args, Debug)]
@@ -25,6 +30,12 @@ pub(super) struct ResetArgs {
     /// Also where the root is mounted.
     #[arg(long)]
     force: bool,
+    /// Since it boots: once a boot.
+    #[arg(long)]
+    on_boot: bool,
+    /// What all calls of one boot have in common, such as an identifier that the boot loader made.
+    #[arg(long, value_name = "TEXT", requires = "on_boot")]
+    token: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -53,19 +64,32 @@ pub(super) fn run(
     args: &ResetArgs,
 ) -> Result<ExitCode, Failure> {
     let mut all = Vec::new();
+    let boot = args.on_boot.then(|| Boot {
+        token: args.token.clone(),
+    });
     let ask = Ask::Reset {
         nodes: args.node.clone(),
         force: args.force,
+        boot: boot.clone(),
     };
     let nodes = match of_daemon::<control::Done>(config, ask)? {
         Some(done) => {
             all.extend(done.nodes.into_iter().map(Done::of_daemon));
             done.elsewhere
         }
-        None => load_tables(config)?.noderange(&args.node)?,
+        None => {
+            let tables = load_tables(config)?;
+            let address = args.node.parse().ok().filter(|_| args.on_boot);
+            let node = address.and_then(|ip| tables.node_of_address(ip));
+            tables.noderange(node.as_ref().unwrap_or(&args.node))?
+        }
     };
     for node in nodes {
-        let (reset, error) = match fleet::reset(config, &node, args.force) {
+        let went = match &boot {
+            Some(boot) => fleet::reset_on_boot(config, &node, boot, args.force),
+            None => fleet::reset(config, &node, args.force),
+        };
+        let (reset, error) = match went {
             Ok(reset) => (reset, None),
             Err(error) => (false, Some(error.to_string())),
         };
@@ -78,7 +102,7 @@ pub(super) fn run(
             match &done.error {
                 Some(error) => eprintln!("statelite: {error}"),
                 None if done.reset => say(&format!("{}: tmpfs upper emptied\n", done.node))?,
-                None => say(&format!("{}: no tmpfs upper, nothing to do\n", done.node))?,
+                None => say(&format!("{}: nothing to do\n", done.node))?,
             }
         }
     }

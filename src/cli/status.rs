@@ -39,7 +39,12 @@ pub(super) fn run(
     } else {
         say(&text(&status, args.nodes.is_some()))?;
     }
-    Ok(if status.nodes.iter().all(is_well) {
+    let exported = status
+        .daemon
+        .export
+        .iter()
+        .all(|export| export.error.is_none());
+    Ok(if exported && status.nodes.iter().all(is_well) {
         ExitCode::SUCCESS
     } else {
         NOT_SERVED.into()
@@ -125,6 +130,17 @@ fn text(status: &Status, named: bool) -> String {
         ago(daemon.since),
         daemon.reloads
     ));
+    for other in &status.elsewhere {
+        let (node, servers) = (&other.node, other.servers.join(", "));
+        out.push_str(&format!("{node}: served by {servers} ({})\n", other.at));
+    }
+    if let Some(export) = &daemon.export {
+        let (file, n) = (export.file.display(), export.nodes);
+        out.push_str(&match &export.error {
+            None => format!("{n} exported, {file}\n"),
+            Some(why) => format!("the exports in {file} are not in step: {why}\n"),
+        });
+    }
     if let Some((at, errors)) = daemon.refused {
         out.push_str(&format!(
             "the last reload, {} ago, was refused for {errors} errors: statelite check names them\n",

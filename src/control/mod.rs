@@ -68,6 +68,9 @@ pub enum Ask {
         /// Also of roots that are mounted.
         #[serde(default)]
         force: bool,
+        /// Since they boot: once a boot. `nodes` may be an address then.
+        #[serde(default)]
+        boot: Option<Boot>,
     },
     /// Why paths are what they are: [`Explained`].
     Explain {
@@ -81,6 +84,15 @@ pub enum Ask {
         /// Which.
         nodes: String,
     },
+}
+
+/// A boot, as its hook tells of it.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Boot {
+    /// The same for all calls of one boot. Without it, calls within `boot_window` of the first one
+    /// are of one boot.
+    #[serde(default)]
+    pub token: Option<String>,
 }
 
 /// One line from the daemon; `T` is what the request names.
@@ -164,6 +176,9 @@ pub struct Status {
     pub daemon: Daemon,
     /// Those that were asked for, by name.
     pub nodes: Vec<NodeStatus>,
+    /// Those of them that the tables give to other servers.
+    #[serde(default)]
+    pub elsewhere: Vec<ElsewhereNode>,
 }
 
 /// The daemon itself.
@@ -181,6 +196,31 @@ pub struct Daemon {
     pub reloads: u64,
     /// The last reload that was refused since one was taken: when, and how many errors it had.
     pub refused: Option<(u64, usize)>,
+    /// What NFS servers are told, where the configuration has them told.
+    #[serde(default)]
+    pub export: Option<ExportStatus>,
+}
+
+/// What NFS servers are told.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct ExportStatus {
+    /// The file that is kept in step.
+    pub file: PathBuf,
+    /// How many roots are in it.
+    pub nodes: usize,
+    /// Why it is not in step.
+    pub error: Option<String>,
+}
+
+/// A node that other servers serve.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct ElsewhereNode {
+    /// The node.
+    pub node: String,
+    /// Whom the tables name.
+    pub servers: Vec<String>,
+    /// Where, as file:line:column.
+    pub at: String,
 }
 
 /// One node.

@@ -21,7 +21,7 @@ pub use live::Attached;
 pub use observe::Metrics;
 pub use plain::{PlainSpec, plain_view};
 pub use plan::{Plan, PlanError, Planned, plan};
-pub use reset::{ResetError, reset};
+pub use reset::{ResetError, reset, reset_on_boot};
 pub use run::{Background, RunError, report_failure, run_foreground, start_background};
 pub use serve::{ControlError, Fleet, ServeError, ServeOptions, serve};
 pub use shared::Shared;

@@ -1,11 +1,20 @@
-//! What a reboot does to a node's writable layers: the tmpfs upper is emptied, the others stay.
+//! What a reboot does to a node's writable layers: the tmpfs upper is emptied, the others stay. And how
+//! one boot is told from another, where several calls come for each.
+//!
+//! The last boot stands in a file of the node's tmpfs, beside its upper: it outlives the daemon, and ends
+//! with the server's own uptime, as the tmpfs does.
 
+use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 use super::stores;
 use crate::config::Config;
+use crate::control::Boot;
 use crate::layer::store::empty_dir;
 use crate::sys::{Errno, mountinfo};
 
@@ -31,6 +40,82 @@ pub enum ResetError {
         /// Why.
         error: Errno,
     },
+    /// What the last boot was can't be read or written.
+    #[error("{path}: {error}")]
+    Boot {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// The boot that a node's tmpfs was last emptied for.
+#[derive(Debug, Deserialize, Serialize)]
+struct LastBoot {
+    token: Option<String>,
+    /// On the server's clock since it was started.
+    at: Duration,
+}
+
+fn boot_file(config: &Config, node: &str) -> PathBuf {
+    stores::tmpfs_point(config, node).join("boot")
+}
+
+fn uptime() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+}
+
+/// Was the tmpfs emptied for this boot already?
+pub(super) fn is_done(config: &Config, node: &str, boot: &Boot) -> Result<bool, ResetError> {
+    let path = boot_file(config, node);
+    let last = match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice::<LastBoot>(&bytes).map_err(io::Error::from),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => Err(error),
+    };
+    let last = last.map_err(|error| ResetError::Boot { path, error })?;
+    Ok(match &boot.token {
+        Some(token) => last.token.as_ref() == Some(token),
+        None => uptime().saturating_sub(last.at) < config.boot_window,
+    })
+}
+
+/// Notes that it was. Without a tmpfs there is nothing to empty another time.
+pub(super) fn note(config: &Config, node: &str, boot: &Boot) -> Result<(), ResetError> {
+    let path = boot_file(config, node);
+    if !stores::is_mount_point(&stores::tmpfs_point(config, node)) {
+        return Ok(());
+    }
+    let last = LastBoot {
+        token: boot.token.clone(),
+        at: uptime(),
+    };
+    let beside = path.with_extension("new");
+    let written = serde_json::to_vec(&last)
+        .map_err(io::Error::from)
+        .and_then(|text| std::fs::write(&beside, text))
+        .and_then(|()| std::fs::rename(&beside, &path));
+    written.map_err(|error| ResetError::Boot { path, error })
+}
+
+/// As [`reset`], once for each boot. Returns false where it was done already, too.
+///
+/// # Errors
+/// [`ResetError`].
+pub fn reset_on_boot(
+    config: &Config,
+    node: &str,
+    boot: &Boot,
+    force: bool,
+) -> Result<bool, ResetError> {
+    if is_done(config, node, boot)? {
+        return Ok(false);
+    }
+    let done = reset(config, node, force)?;
+    note(config, node, boot)?;
+    Ok(done)
 }
 
 /// Empties a node's tmpfs upper. Returns false where it has none, so that there was nothing to do.
@@ -77,4 +162,59 @@ pub(super) fn mounted_on(node: &str) -> std::io::Result<Option<PathBuf>> {
         matches!(&*mount.kind, "fuse" | "fuse.statelite") && *mount.source == *source
     });
     Ok(ours.map(|mount| mount.point))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_boot_is_told_from_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config {
+            tmpfs_dir: dir.path().into(),
+            boot_window: Duration::from_secs(3600),
+            ..Config::default()
+        };
+        let boot = |token: Option<&str>| Boot {
+            token: token.map(str::to_owned),
+        };
+        let put = |token: Option<&str>, at: Duration| {
+            let token = token.map(str::to_owned);
+            let text = serde_json::to_vec(&LastBoot { token, at }).unwrap();
+            std::fs::create_dir_all(dir.path().join("cn1")).unwrap();
+            std::fs::write(
+                boot_file(
+                    &Config {
+                        tmpfs_dir: dir.path().into(),
+                        ..Config::default()
+                    },
+                    "cn1",
+                ),
+                text,
+            )
+            .unwrap();
+        };
+        assert!(!is_done(&config, "cn1", &boot(None)).unwrap());
+        put(Some("a"), uptime());
+        assert!(is_done(&config, "cn1", &boot(None)).unwrap());
+        assert!(is_done(&config, "cn1", &boot(Some("a"))).unwrap());
+        assert!(!is_done(&config, "cn1", &boot(Some("b"))).unwrap());
+        config.boot_window = Duration::ZERO;
+        assert!(!is_done(&config, "cn1", &boot(None)).unwrap());
+        assert!(
+            is_done(&config, "cn1", &boot(Some("a"))).unwrap(),
+            "whenever it comes"
+        );
+        // What can't be read is no reason to take from a node that runs what it has.
+        std::fs::write(dir.path().join("cn1/boot"), "{").unwrap();
+        let told = is_done(&config, "cn1", &boot(None))
+            .unwrap_err()
+            .to_string();
+        assert!(told.contains("cn1/boot: "), "{told}");
+        // Where no tmpfs is mounted, nothing is written.
+        std::fs::remove_file(dir.path().join("cn1/boot")).unwrap();
+        note(&config, "cn1", &boot(None)).unwrap();
+        assert!(!dir.path().join("cn1/boot").exists());
+    }
 }

@@ -160,11 +160,15 @@ fn is_pipe() -> bool {
 }
 
 /// Runs this program again with `args`, in a session of its own, until it has said that the mount
-/// is ready.
+/// is ready. `name` is what it is called in lists of processes.
 ///
 /// # Errors
 /// [`RunError::NotReady`] where it ended instead; what it said is on standard error by then.
-pub fn start_background(args: Vec<OsString>, log: Option<&Path>) -> Result<(), RunError> {
+pub fn start_background(
+    name: &str,
+    args: Vec<OsString>,
+    log: Option<&Path>,
+) -> Result<(), RunError> {
     let stderr = match log {
         None => Stdio::piped(),
         Some(path) => std::fs::File::options()
@@ -175,7 +179,7 @@ pub fn start_background(args: Vec<OsString>, log: Option<&Path>) -> Result<(), R
             .into(),
     };
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("statelite");
+    command.arg0(name);
     command
         .args(args)
         .stdin(Stdio::null())

@@ -15,7 +15,7 @@ use super::{Origin, Problem, Source, nearest};
 const MANDATORY: [&str; 3] = ["litefile", "nodelist", "nodetype"];
 
 /// Columns that the program itself asks for: a table without them is unusable.
-const COLUMNS: [(&str, &[&str]); 13] = [
+const COLUMNS: [(&str, &[&str]); 14] = [
     ("litefile", &["image", "file", "options"]),
     ("litetree", &["priority", "image", "directory"]),
     ("statelite", &["node", "statemnt"]),
@@ -26,6 +26,7 @@ const COLUMNS: [(&str, &[&str]); 13] = [
     ("site", &["key", "value"]),
     ("hosts", &["node"]),
     ("nodegroup", &["groupname"]),
+    ("mac", &["node"]),
     ("nodehm", &["node"]),
     ("nodepos", &["node"]),
     ("noderes", &["node"]),

@@ -80,7 +80,7 @@ impl LocalHosts {
 
     /// True where `host` means this host: by a name or address of its own, by the configuration, or
     /// by the hosts table.
-    fn has(&self, host: &str, config: &Config, book: &Book) -> bool {
+    pub(crate) fn has(&self, host: &str, config: &Config, book: &Book) -> bool {
         let host = normal(host);
         self.is_own(&host)
             || config.local_hosts.iter().any(|name| normal(name) == host)
@@ -141,7 +141,8 @@ impl LocalHosts {
     }
 }
 
-fn normal(host: &str) -> String {
+/// A name as it is compared.
+pub(crate) fn normal(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 

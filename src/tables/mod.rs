@@ -6,6 +6,7 @@
 //! is collected. [`Tables::node`] says what one node gets; nodes of one image share its rules.
 
 mod book;
+mod boot;
 mod command;
 mod context;
 mod csv;
@@ -24,7 +25,7 @@ pub(crate) mod spread;
 mod statelite;
 mod strict;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -45,6 +46,7 @@ use litetree::LiteTrees;
 use location::LocalHosts;
 use nodes::Nodes;
 
+pub use boot::{Address, Elsewhere, NodeBoot};
 pub use csv::{Row, Table};
 pub use noderange::NoderangeError;
 pub use source::{CsvDir, RawTable, Source};

@@ -10,8 +10,8 @@ use super::crew::gather;
 use super::node::{Node, Went};
 use super::reload::Asked;
 use crate::control::{
-    Answer, Ask, Code, Daemon, Done, Explained, NodeDone, NodeShown, PathAnswer, Refusal, Reply,
-    Shown, State, Status, VERSION,
+    Answer, Ask, Code, Daemon, Done, ElsewhereNode, Explained, NodeDone, NodeShown, PathAnswer,
+    Refusal, Reply, Shown, State, Status, VERSION,
 };
 use crate::fleet::shown;
 use crate::fuse::Leave;
@@ -74,9 +74,13 @@ impl Fleet {
                 let why = "unmounted by statelite umount";
                 either(self.each_of(&nodes, move |node| node.unmount(how, why)))
             }
-            Ask::Reset { nodes, force } => {
+            Ask::Reset { nodes, force, boot } => {
                 let fleet = self.clone();
-                let reset = move |node: &Arc<Node>| node.reset(&fleet, force);
+                let nodes = match &boot {
+                    Some(_) => self.loaded.read().by_address(nodes),
+                    None => nodes,
+                };
+                let reset = move |node: &Arc<Node>| node.reset(&fleet, force, boot.as_ref());
                 either(self.each_of(&nodes, reset))
             }
             Ask::Explain { nodes, paths } => either(self.explain(&nodes, paths)),
@@ -107,6 +111,7 @@ impl Fleet {
     ) -> Result<Done, Refusal> {
         let (nodes, elsewhere) = self.named(range)?;
         let went = gather(nodes.clone(), PATIENCE, move |node| work(&node));
+        self.exporter.settle();
         self.tell_status();
         let nodes = nodes.iter().zip(went).map(|(node, went)| {
             let Went { outcome, message } = went.unwrap_or_else(Went::hangs);
@@ -124,11 +129,21 @@ impl Fleet {
     }
 
     fn status(self: &Arc<Self>, range: Option<&str>) -> Result<Status, Refusal> {
+        let mut elsewhere: Vec<ElsewhereNode> = Vec::new();
+        for other in &self.loaded.read().elsewhere {
+            elsewhere.push(ElsewhereNode {
+                node: other.node.clone(),
+                servers: other.servers.clone(),
+                at: other.at.to_string(),
+            });
+        }
         let nodes = match range {
             None => self.nodes(),
             Some(range) => {
-                let (nodes, elsewhere) = self.named(range)?;
-                if let Some(name) = elsewhere.first() {
+                let (nodes, others) = self.named(range)?;
+                elsewhere.retain(|node| others.contains(&node.node));
+                let strange = |name: &&String| !elsewhere.iter().any(|node| node.node == **name);
+                if let Some(name) = others.iter().find(strange) {
                     let message = format!("node {name} is not served here");
                     return Err(refuse(Code::Unknown, message));
                 }
@@ -154,8 +169,10 @@ impl Fleet {
                 tables: config.tables.clone(),
                 reloads: self.reloads.load(std::sync::atomic::Ordering::Relaxed),
                 refused: *self.refused.lock(),
+                export: self.exporter.status(),
             },
             nodes: nodes.collect(),
+            elsewhere,
         })
     }
 

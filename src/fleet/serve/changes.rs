@@ -39,6 +39,13 @@ fn of_views(config: &Config) -> Config {
         local_hosts: default.local_hosts,
         allow_commands: default.allow_commands,
         command_timeout: default.command_timeout,
+        // Who mounts a view over the network, and when it is reset.
+        server: default.server,
+        export: default.export,
+        exports_file: default.exports_file,
+        ganesha_file: default.ganesha_file,
+        ganesha_pid: default.ganesha_pid,
+        boot_window: default.boot_window,
         log: default.log,
         log_format: default.log_format,
         ..config.clone()

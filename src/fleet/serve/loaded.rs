@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::node::{Fault, Wanted};
 use crate::config::Config;
 use crate::fleet::{Plan, PlanError, plan};
-use crate::tables::{CsvDir, Origin, Problem, Severity, Tables, TablesError};
+use crate::tables::{CsvDir, Elsewhere, Origin, Problem, Severity, Tables, TablesError};
 
 /// What the command line said; it holds over every reload.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +31,8 @@ pub(super) struct Loaded {
     pub(super) plan: Plan,
     /// Every node that is to be served.
     pub(super) nodes: BTreeMap<String, Wanted>,
+    /// Those that noderes gives to other servers.
+    pub(super) elsewhere: Vec<Elsewhere>,
     /// All that is wrong with it.
     pub(super) problems: Vec<Problem>,
 }
@@ -66,6 +68,15 @@ impl Loaded {
             Some(range) => tables.noderange(range).map_err(|error| error.to_string())?,
             None => tables.nodes(),
         };
+        let mut elsewhere = Vec::new();
+        let mut names = names;
+        names.retain(|name| match tables.elsewhere(name, &config) {
+            None => true,
+            Some(other) => {
+                elsewhere.push(other);
+                false
+            }
+        });
         let plan = plan(&tables, &config, &names, before);
         let mut nodes = wanted_of(&plan);
         if options.nodes.is_none() {
@@ -85,16 +96,36 @@ impl Loaded {
                 file: config.tables.clone(),
                 ..Origin::default()
             };
-            let help = "give nodes an image in nodetype and osimage, or name others";
-            problems.push(Problem::error(at, "no node is to be served", help));
+            problems.push(match elsewhere.len() {
+                0 => {
+                    let help = "give nodes an image in nodetype and osimage, or name others";
+                    Problem::error(at, "no node is to be served", help)
+                }
+                // The last of them may have moved to another server.
+                n => {
+                    let message =
+                        format!("no node is to be served: noderes gives {n} to other servers");
+                    let help =
+                        "the configuration's key server is the name under which it knows this one";
+                    Problem::warning(at, message, help)
+                }
+            });
         }
         Ok(Loaded {
             config: Arc::new(config),
             tables,
             plan,
             nodes,
+            elsewhere,
             problems,
         })
+    }
+
+    /// The node that has an address, where `range` is one.
+    pub(super) fn by_address(&self, range: String) -> String {
+        let node = range.parse().ok();
+        let node = node.and_then(|ip| self.tables.node_of_address(ip));
+        node.unwrap_or(range)
     }
 
     /// Plans nodes that had no image when everything was read.

@@ -7,6 +7,7 @@ mod answers;
 mod changes;
 mod control;
 mod crew;
+mod export;
 mod loaded;
 mod node;
 mod notify;
@@ -32,6 +33,7 @@ use crate::fuse::Leave;
 use crate::pool::Pool;
 use crate::tables::{Problem, Severity};
 use control::Socket;
+use export::Exporter;
 use loaded::Loaded;
 use node::Node;
 use notify::Manager;
@@ -71,6 +73,7 @@ pub struct Fleet {
     /// For long work of all views.
     pool: Arc<Pool>,
     ticker: Ticker,
+    exporter: Arc<Exporter>,
     manager: Manager,
     /// Held during a reload.
     reloading: Mutex<()>,
@@ -102,6 +105,7 @@ pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
     for (name, work) in [
         ("statelite-start", Fleet::start as fn(&Arc<Fleet>)),
         ("statelite-tick", ticker::run),
+        ("statelite-nfs", export::run),
     ] {
         let fleet = fleet.clone();
         let thread = std::thread::Builder::new().name(name.into());
@@ -132,17 +136,21 @@ fn metrics(config: &Config, shared: &Shared) -> Option<Metrics> {
 impl Fleet {
     fn new(options: ServeOptions, loaded: Loaded) -> Fleet {
         let shared = Shared::new(&loaded.config);
-        let nodes = loaded.nodes.iter();
-        let nodes =
-            nodes.map(|(name, wanted)| (name.clone(), Node::new(name.clone(), wanted.clone())));
+        let loaded = Arc::new(loaded);
+        let exporter = Exporter::new(loaded.clone());
+        let nodes = loaded.nodes.iter().map(|(name, wanted)| {
+            let node = Node::new(name.clone(), wanted.clone(), exporter.clone());
+            (name.clone(), node)
+        });
         Fleet {
             options,
             nodes: RwLock::new(nodes.collect()),
             metrics: metrics(&loaded.config, &shared),
             shared,
-            loaded: RwLock::new(Arc::new(loaded)),
+            loaded: RwLock::new(loaded),
             pool: Arc::default(),
             ticker: Ticker::default(),
+            exporter,
             manager: Manager::of_environment(),
             reloading: Mutex::default(),
             reloads: AtomicU64::new(0),
@@ -236,6 +244,7 @@ impl Fleet {
         self.manager.more_time(START * 2);
         let fleet = self.clone();
         let tried = crew::gather(self.nodes(), START, move |node| node.mount(&fleet));
+        self.exporter.settle();
         // What building needed and nobody needs any more.
         crate::sys::memory::give_back();
         let late = tried.iter().filter(|went| went.is_none()).count();
@@ -272,6 +281,8 @@ impl Fleet {
         let why = "the daemon stops";
         let mut left = self.nodes();
         let all = left.len();
+        // All at once; one by one, each would be waited for.
+        self.exporter.withdraw(left.iter().map(|node| &*node.name));
         loop {
             let last = Instant::now() >= end || hurry();
             let how = if last { Leave::Lazily } else { Leave::Idle };

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam::channel::{Receiver, bounded};
 use parking_lot::{Mutex, MutexGuard};
 
+use super::export::Exporter;
 use super::{Fleet, changes};
 use crate::config::Config;
-use crate::control::{Outcome, State};
+use crate::control::{Boot, Outcome, State};
 use crate::fleet::build::{self, BuildError};
 use crate::fleet::{Attached, Planned, Use, stores};
 use crate::fs::{Root, View};
@@ -143,12 +144,13 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) name: String,
+    exporter: Arc<Exporter>,
     work: Mutex<()>,
     inner: Mutex<Inner>,
 }
 
 impl Node {
-    pub(super) fn new(name: String, wanted: Wanted) -> Arc<Node> {
+    pub(super) fn new(name: String, wanted: Wanted, exporter: Arc<Exporter>) -> Arc<Node> {
         let inner = Inner {
             wanted,
             state: State::Starting,
@@ -164,6 +166,7 @@ impl Node {
         };
         Arc::new(Node {
             name,
+            exporter,
             work: Mutex::default(),
             inner: Mutex::new(inner),
         })
@@ -365,6 +368,7 @@ impl Node {
             return Err(failed("no thread to serve it", &error));
         }
         self.set(State::Serving, None);
+        self.exporter.offer(&self.name, &point);
         let mut inner = self.inner.lock();
         (inner.tries, inner.next_try, inner.pending) = (0, None, None);
         Ok(())
@@ -395,6 +399,7 @@ impl Node {
         let live = inner.live.take();
         let leaving = std::mem::take(&mut inner.leaving);
         drop(inner);
+        self.exporter.gone(&self.name);
         // The view goes here, not under the lock.
         drop(live);
         if leaving {
@@ -439,6 +444,15 @@ impl Node {
         let Some(live) = self.live() else {
             return Went::plain(Outcome::Already);
         };
+        self.exporter.withdraw([&*self.name]);
+        let went = self.leave_now(&live, how);
+        if matches!(went.outcome, Outcome::Busy | Outcome::Failed) {
+            self.exporter.offer(&self.name, &live.point);
+        }
+        went
+    }
+
+    fn leave_now(&self, live: &Live, how: Leave) -> Went {
         // What somebody mounted on top of it is theirs.
         if fuse::mount_id(&live.point).is_ok_and(|id| id != live.mount_id)
             && stores::is_mount_point(&live.point)
@@ -487,15 +501,30 @@ impl Node {
         }
     }
 
-    /// Empties its tmpfs upper; a mounted root only with `force`, and it is mounted again.
-    pub(super) fn reset(self: &Arc<Self>, fleet: &Arc<Fleet>, force: bool) -> Went {
+    /// Empties its tmpfs upper; a mounted root only with `force` or for a boot, and it is mounted again.
+    pub(super) fn reset(
+        self: &Arc<Self>,
+        fleet: &Arc<Fleet>,
+        force: bool,
+        boot: Option<&Boot>,
+    ) -> Went {
         let _work = match self.work() {
             Ok(work) => work,
             Err(went) => return went,
         };
         let was = self.live();
+        let config = was
+            .as_ref()
+            .map_or_else(|| fleet.config(), |live| live.config.clone());
+        if let Some(boot) = boot {
+            match crate::fleet::reset::is_done(&config, &self.name, boot) {
+                Ok(false) => {}
+                Ok(true) => return Went::says(Outcome::Already, "it was reset for this boot"),
+                Err(error) => return Went::says(Outcome::Failed, error.to_string()),
+            }
+        }
         if let Some(live) = &was {
-            if !force {
+            if !force && boot.is_none() {
                 let on = live.point.display();
                 return Went::says(
                     Outcome::Busy,
@@ -511,10 +540,16 @@ impl Node {
                 return went;
             }
         }
-        let config = was
-            .as_ref()
-            .map_or_else(|| fleet.config(), |live| live.config.clone());
-        let emptied = crate::fleet::reset::empty(&config, &self.name);
+        let mut emptied = crate::fleet::reset::empty(&config, &self.name);
+        // The next view has the same layers, which would go on with directories that are gone.
+        for layer in was.iter().flat_map(|live| live.view().layers().to_vec()) {
+            layer.let_go_of(b"");
+        }
+        if let (Ok(_), Some(boot)) = (&emptied, boot)
+            && let Err(error) = crate::fleet::reset::note(&config, &self.name, boot)
+        {
+            emptied = Err(error);
+        }
         if was.is_some() {
             let again = self.mount_now(fleet);
             if again.outcome == Outcome::Failed {

@@ -104,6 +104,8 @@ impl Fleet {
         let loaded = Arc::new(loaded);
         let config = loaded.config.clone();
         *self.loaded.write() = loaded.clone();
+        self.exporter.withdraw(gone);
+        self.exporter.reloaded(loaded.clone());
         for (node, wanted) in unchanged.iter().filter_map(|node| {
             let wanted = loaded.nodes.get(&node.name)?;
             Some((node, wanted.clone()))
@@ -124,6 +126,7 @@ impl Fleet {
         let told: Vec<NodeChange> = steps.iter().map(Step::begun).collect();
         let fleet = self.clone();
         let done = gather(steps, PATIENCE, move |step| step.run(&fleet));
+        self.exporter.settle();
         let nodes = told.into_iter().zip(done);
         Reloaded {
             applied: true,
@@ -167,7 +170,8 @@ impl Fleet {
         }
         for (name, wanted) in &loaded.nodes {
             if !now.contains_key(name) {
-                steps.push(Step::Add(Node::new(name.clone(), wanted.clone())));
+                let node = Node::new(name.clone(), wanted.clone(), self.exporter.clone());
+                steps.push(Step::Add(node));
             }
         }
         (steps, unchanged)

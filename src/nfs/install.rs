@@ -1,0 +1,237 @@
+//! Writing what an NFS server reads, and telling it so.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+
+use crate::config::Config;
+
+/// How long exportfs(8) may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An NFS server that has a file of ours.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Server {
+    /// The kernel's, with exports(5).
+    Kernel,
+    /// NFS-Ganesha.
+    Ganesha,
+}
+
+impl Server {
+    /// The file that it reads.
+    pub fn file(self, config: &Config) -> &Path {
+        match self {
+            Server::Kernel => &config.exports_file,
+            Server::Ganesha => &config.ganesha_file,
+        }
+    }
+}
+
+/// What became of the word that the file has changed.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Told {
+    /// The server has it.
+    Told,
+    /// No server runs: it reads the file when it starts.
+    NotRunning,
+}
+
+/// Why a file was not written, or its server not told.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// The file can't be read or written.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// Which, or its directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// exportfs(8) is not there, or complains.
+    #[error("exportfs -ra: {0}; is the NFS server installed (nfs-kernel-server, nfs-utils)?")]
+    Exportfs(String),
+    /// NFS-Ganesha was not told.
+    #[error("telling NFS-Ganesha (process {pid}, from {}): {why}", path.display())]
+    Ganesha {
+        /// Its process.
+        pid: i32,
+        /// The file that says so.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> InstallError {
+    let path = path.to_owned();
+    move |error| InstallError::File { path, error }
+}
+
+/// The file's text; empty where there is none.
+///
+/// # Errors
+/// [`InstallError::File`].
+pub fn read(path: &Path) -> Result<String, InstallError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(failed(path)(error)),
+    }
+}
+
+/// Puts the text into the file, all of it or nothing; a file that has it already is left alone. Says
+/// whether it was written.
+///
+/// # Errors
+/// [`InstallError::File`].
+pub fn install(path: &Path, text: &str) -> Result<bool, InstallError> {
+    match std::fs::read(path) {
+        Ok(bytes) if bytes == text.as_bytes() => return Ok(false),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(path)(error)),
+    }
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(dir).map_err(failed(dir))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // Servers read the files of their directories by suffix, and this is none of theirs.
+    let beside = dir.join(format!(".{name}.{}.new", std::process::id()));
+    let written = replace(path, &beside, dir, text);
+    if written.is_err()
+        && let Err(error) = std::fs::remove_file(&beside)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %beside.display(), %error, "a file of no use is left");
+    }
+    written.map_err(failed(path))?;
+    Ok(true)
+}
+
+fn replace(path: &Path, beside: &Path, dir: &Path, text: &str) -> io::Result<()> {
+    let mut file = std::fs::File::create(beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(beside, path)?;
+    std::fs::File::open(dir)?.sync_all()
+}
+
+/// Has the server read its file.
+///
+/// # Errors
+/// [`InstallError`].
+pub fn tell(server: Server, config: &Config) -> Result<Told, InstallError> {
+    match server {
+        Server::Kernel => exportfs(),
+        Server::Ganesha => hangup(&config.ganesha_pid),
+    }
+}
+
+/// Also without nfsd in the kernel: what mountd reads is then up to date when it starts.
+fn exportfs() -> Result<Told, InstallError> {
+    match limited(Command::new("exportfs").arg("-ra")) {
+        Ok(out) if out.status.success() => Ok(Told::Told),
+        Ok(out) => {
+            let said = String::from_utf8_lossy(&out.stderr);
+            let said = match said.trim() {
+                "" => out.status.to_string(),
+                said => said.replace('\n', "; "),
+            };
+            Err(InstallError::Exportfs(said))
+        }
+        Err(error) => Err(InstallError::Exportfs(error.to_string())),
+    }
+}
+
+/// Names that other files have may be asked of a name server that hangs.
+fn limited(command: &mut Command) -> io::Result<Output> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let end = Instant::now() + PATIENCE;
+    while child.try_wait()?.is_none() {
+        if Instant::now() >= end {
+            child.kill()?;
+            child.wait()?;
+            let message = format!("it has not ended after {PATIENCE:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output()
+}
+
+fn hangup(path: &Path) -> Result<Told, InstallError> {
+    let Some(pid) = ganesha_pid(path)? else {
+        return Ok(Told::NotRunning);
+    };
+    match kill_process(pid, Signal::HUP) {
+        Ok(()) => Ok(Told::Told),
+        Err(rustix::io::Errno::SRCH) => Ok(Told::NotRunning),
+        Err(error) => Err(InstallError::Ganesha {
+            pid: pid.as_raw_nonzero().get(),
+            path: path.to_owned(),
+            why: error.to_string(),
+        }),
+    }
+}
+
+/// NFS-Ganesha's process, where it runs. A file that is left over may name any other process.
+///
+/// # Errors
+/// [`InstallError::File`].
+pub fn ganesha_pid(path: &Path) -> Result<Option<Pid>, InstallError> {
+    let text = read(path)?;
+    let pid = text.trim().parse().ok().filter(|pid| *pid > 0);
+    let Some(pid) = pid.and_then(Pid::from_raw) else {
+        return Ok(None);
+    };
+    let comm = format!("/proc/{}/comm", pid.as_raw_nonzero());
+    let is_it = std::fs::read_to_string(comm).is_ok_and(|name| name.starts_with("ganesha"));
+    Ok(is_it.then_some(pid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_only_when_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/x.exports");
+        assert_eq!(read(&path).unwrap(), "");
+        assert!(install(&path, "one\n").unwrap());
+        let first = path.metadata().unwrap().ino();
+        assert!(!install(&path, "one\n").unwrap());
+        assert_eq!(path.metadata().unwrap().ino(), first);
+        assert!(install(&path, "two\n").unwrap());
+        assert_eq!(read(&path).unwrap(), "two\n");
+        let names = std::fs::read_dir(dir.path().join("new")).unwrap();
+        assert_eq!(names.count(), 1, "nothing is left beside it");
+        // A directory in its place: nothing is left then, either.
+        let taken = dir.path().join("taken");
+        std::fs::create_dir_all(taken.join("x")).unwrap();
+        let error = install(&taken, "x").unwrap_err().to_string();
+        assert!(error.starts_with(taken.to_str().unwrap()), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_process_of_another_name_is_not_signalled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ganesha.pid");
+        for text in ["", "no number", "0", "-1", &std::process::id().to_string()] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(hangup(&path).unwrap(), Told::NotRunning, "{text}");
+        }
+        assert_eq!(hangup(&dir.path().join("none")).unwrap(), Told::NotRunning);
+    }
+}
