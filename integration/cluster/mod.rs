@@ -4,7 +4,14 @@
 //! Every cluster has node names of its own, so that tests run beside one another.
 //! `STATELITE_TEST_DIR` names a directory for the scratch, on a file system that holds overlayfs'
 //! whiteouts.
-#![allow(dead_code, clippy::unwrap_used, missing_docs, unreachable_pub)]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    clippy::unwrap_used,
+    missing_docs,
+    unreachable_pub
+)]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

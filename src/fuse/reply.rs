@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use fuser::{FileAttr, FileType, Generation, INodeNo, TimeOrNow};
 
 use crate::fs::Attr;
 use crate::sys::Errno;
@@ -59,6 +59,12 @@ fn rdev_to_wire(dev: u64) -> u32 {
     let (major, minor) = (libc::major(dev), libc::minor(dev));
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }
+
+/// The generation of every inode. It tells apart objects that have one number after the other, and
+/// there are none: a path's number is the path's, whatever lies there, and an upper's object has one
+/// made of its inode and its birth. (The kernel compares it when it decodes a file handle, and after
+/// a restart or on another server it must be the same.)
+pub(super) const GENERATION: Generation = Generation(0);
 
 /// What an absent name has instead of attributes.
 pub(super) const NOTHING: FileAttr = FileAttr {
