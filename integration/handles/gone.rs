@@ -1,7 +1,7 @@
 //! What is gone is ESTALE, also where another object has come to its place; what cannot be told now is
 //! another error.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cluster::{Cluster, put};
 use crate::handle::{EVENTS, Handle, Kept, assert_stale};
@@ -75,32 +75,43 @@ fn removed_and_made_again() {
 fn a_store_that_is_not_there_is_waited_for() {
     let c = Cluster::new(&[("/opt/", "persistent")]);
     put(c.image("opt/image"), "image");
-    let mounted = c.path("store");
-    let tmpfs = Tmpfs::new(&mounted, 1 << 24);
+    let (aside, store) = (crate::cluster::dir(c.path("aside")), c.path("store"));
+    let tmpfs = Tmpfs::new(&aside, 1 << 24);
     c.set("require_mount", &format!("[{}]", c.quoted("store")));
+    let there = Bound::new(&aside, &store);
     let v = c.mount(1);
     v.write("opt/own", "own").unwrap();
     v.write("opt/image", "copied").unwrap();
     let handles = ["opt/own", "opt/image"].map(|path| Handle::of(v.at(path)));
     v.stop();
-    let image = Tmpfs::new(&c.path("tmpfs"), 1 << 24);
-    // Out of the way, its contents kept.
-    let aside = crate::cluster::dir(c.path("aside"));
-    rustix::mount::mount_bind(&mounted, &aside).unwrap();
-    unmount(&mounted).unwrap();
+    drop(there);
     v.remount();
     for handle in &handles {
         let found = handle.open(&v.root).map(|_| ());
         assert_eq!(found, Err(Errno::NOMEM));
     }
-    rustix::mount::mount_bind(&aside, &mounted).unwrap();
+    let there = Bound::new(&aside, &store);
     for handle in &handles {
         poll_until("the store is back", || handle.open(&v.root).is_ok());
     }
     v.stop();
-    unmount(&mounted).unwrap();
-    unmount(&aside).unwrap();
-    drop((tmpfs, image));
+    drop((there, tmpfs));
+}
+
+/// A directory that is shown at another place, until dropped.
+struct Bound(PathBuf);
+
+impl Bound {
+    fn new(from: &Path, to: &Path) -> Self {
+        rustix::mount::mount_bind(from, to).unwrap();
+        Bound(to.into())
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).ok();
+    }
 }
 
 /// A flood of dead handles neither stops the view nor keeps it from ending.

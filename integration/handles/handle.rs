@@ -113,6 +113,10 @@ impl Kept {
         self.0.insert(to.into(), handle);
     }
 
+    pub fn forget(&mut self, path: &str) {
+        self.0.remove(path).unwrap();
+    }
+
     /// Each leads to what is at its path. First all handles are opened, since a path that is walked
     /// brings to memory what lies at it.
     #[track_caller]

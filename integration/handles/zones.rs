@@ -105,7 +105,17 @@ fn raw(c: &Cluster) -> [String; 3] {
 
 #[test]
 fn zones_of_every_kind() {
+    through_everything("auto");
+}
+
+#[test]
+fn deletions_kept_as_files() {
+    through_everything("file");
+}
+
+fn through_everything(whiteouts: &str) {
     let c = cluster();
+    c.set("whiteouts", &format!("{whiteouts:?}"));
     let v = c.mount(1);
     let mut kept = Kept::of(&v.root, &BELOW);
     drop_caches();
@@ -121,8 +131,17 @@ fn zones_of_every_kind() {
     }
     drop_caches();
     kept.check(&v.root, "changed, caches dropped");
+    let gone = ["etc/tree", "etc/own"].map(|path| (path, Handle::of(v.at(path))));
+    for (path, _) in &gone {
+        std::fs::remove_file(v.at(path)).unwrap();
+        kept.forget(path);
+    }
+    kept.forget(&raw(&c)[0]);
     v.remount();
     kept.check(&v.root, "changed, mounted again");
+    for (path, handle) in gone {
+        assert_stale(&handle, &v.root, path);
+    }
 }
 
 #[test]

@@ -151,6 +151,8 @@ impl View {
                     }
                     Err(error) => missing = Some(error),
                 }
+                let table = self.layer(at).paths();
+                missing = missing.or(table.and_then(|table| table.incomplete()));
             }
             if let Some(error) = missing {
                 // It may be there, once its layer is.

@@ -5,14 +5,13 @@
 //! a note is made under a shard of the inode table, so that a number is always found in one of the
 //! two.
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lru::LruCache;
 use parking_lot::Mutex;
 
-/// So many are kept. Some 150 bytes each.
-const MOST: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+/// So many are kept, some 150 bytes each: what was made or moved since a table was made, and more.
+const MOST: usize = 4096;
 
 type Paths = Box<[Box<[u8]>]>;
 
@@ -49,7 +48,7 @@ impl Departed {
     pub(super) fn note(&self, number: u64, paths: Paths) {
         let mut notes = self.notes.lock();
         notes.put(number, paths);
-        if notes.len() > MOST.get() {
+        if notes.len() > MOST {
             notes.pop_lru();
             self.dropped.fetch_add(1, Ordering::AcqRel);
         }
@@ -76,7 +75,7 @@ mod tests {
         let departed = Departed::default();
         assert!(departed.begin() && !departed.begin());
         let paths = |n: u64| -> Paths { [n.to_string().into_bytes().into()].into() };
-        let most = MOST.get() as u64;
+        let most = MOST as u64;
         for n in 0..most {
             departed.note(n, paths(n));
         }

@@ -105,6 +105,8 @@ pub struct Paths {
     shown: Mutex<Vec<(Box<[u8]>, Arc<Column>)>>,
     /// Not all files are in it; the one that was asked for is.
     partial: Option<u64>,
+    /// Why some part of the layer could not be looked at.
+    incomplete: Option<Errno>,
     began: Instant,
     /// [`Slot::changes`] before the walk.
     changes: u64,
@@ -185,6 +187,11 @@ impl Paths {
         names.join(&b'/')
     }
 
+    /// Why it lacks a part of the layer, where it does.
+    pub fn incomplete(&self) -> Option<Errno> {
+        self.incomplete
+    }
+
     /// How many objects are in it.
     pub fn len(&self) -> usize {
         self.places.len() - 1
@@ -214,6 +221,7 @@ impl Slot {
         table.changes == self.changes.load(Ordering::Acquire)
             && table.began.elapsed() < sought.lifetime
             && table.partial.is_none_or(|known| known == sought.number)
+            && table.incomplete.is_none()
     }
 }
 
@@ -237,7 +245,7 @@ impl Layer {
     /// Returns after a rest where the last walk was a moment ago.
     ///
     /// # Errors
-    /// What listing the layer answers; `ESTALE` where nobody waits any more.
+    /// What listing the layer's root answers; `ESTALE` where nobody waits any more.
     pub fn renew_paths(
         &self,
         sought: &Sought<'_>,
@@ -296,6 +304,7 @@ impl Layer {
             column: Column::default(),
             shown: Mutex::default(),
             partial: None,
+            incomplete: None,
             began,
             changes: self.paths.changes.load(Ordering::Acquire),
             used: Mutex::new(began),
@@ -308,19 +317,33 @@ impl Layer {
                 return Err(Errno::STALE);
             }
             let at = made.path(dir);
-            let fd = match self.open(&at, OFlags::RDONLY | OFlags::DIRECTORY) {
-                Ok(fd) => fd,
-                // Gone since it was listed, or a litetree that does not exist.
+            let listed = self
+                .open(&at, OFlags::RDONLY | OFlags::DIRECTORY)
+                .and_then(|fd| Ok((dir::list(&fd)?, fd)));
+            let (entries, fd) = match listed {
+                Ok(listed) => listed,
+                // Gone since it was seen, or a litetree that does not exist.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                Err(e) => return Err(e),
+                Err(e) if at.is_empty() => return Err(e),
+                Err(e) => {
+                    self.not_looked_at(&at, e);
+                    made.incomplete = Some(e);
+                    continue;
+                }
             };
             let prefix = match at.is_empty() {
                 true => Vec::new(),
                 false => [&at[..], b"/"].concat(),
             };
-            for entry in dir::list(&fd)? {
-                let Some(found) = self.look(&fd, &entry, form)? else {
-                    continue;
+            for entry in entries {
+                let found = match self.look(&fd, &entry, form) {
+                    Ok(Some(found)) => found,
+                    Ok(None) => continue,
+                    Err(e) => {
+                        self.not_looked_at(&at, e);
+                        made.incomplete = Some(e);
+                        continue;
+                    }
                 };
                 let place = made.places.len() as u32;
                 let before = pairs.len();
@@ -354,6 +377,13 @@ impl Layer {
         made.names.shrink_to_fit();
         made.column = Column::new(pairs);
         Ok(made)
+    }
+
+    fn not_looked_at(&self, dir: &[u8], error: Errno) {
+        tracing::warn!(
+            layer = self.spec.label, path = %String::from_utf8_lossy(dir), %error,
+            "can't be read: file handles of what may lie there get no answer"
+        );
     }
 
     /// What the walk needs to know of a name; `None` where it is the daemon's own or gone.
