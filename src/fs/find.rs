@@ -414,3 +414,110 @@ fn has_number(here: &Here, number: u64) -> bool {
         || first == id::of_path(&here.path, 0)
             && (1..MAX_SALT).any(|salt| id::of_path(&here.path, salt) == number)
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::RenameFlags;
+
+    use super::*;
+    use crate::fs::tests::{ROOT, plain};
+    use crate::fs::{Caller, OpenHow};
+
+    const ME: Caller = Caller { uid: 0, gid: 0 };
+
+    /// Opened by its handle, and forgotten again.
+    fn find(view: &View, number: u64) -> Res<()> {
+        let entry = view.by_handle(number, b".", Instant::now())?;
+        assert_eq!(entry.attr.number, number);
+        view.forget(number, 1);
+        assert_eq!(view.inode_count(), 1, "what is forgotten is not kept");
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_below_a_moved_directory_that_nobody_remembers() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = plain(dir.path(), |_| ());
+        let made = |parent, name: &[u8]| view.mkdir(parent, name, 0o755, 0, ME).unwrap();
+        let (a, z) = (made(ROOT, b"a").attr.number, made(ROOT, b"z").attr.number);
+        let below = made(a, b"below").attr.number;
+        for number in [below, a, z] {
+            view.forget(number, 1);
+        }
+        // From now on there is a table.
+        find(&view, below).unwrap();
+        let (a, z) = (view.lookup(ROOT, b"a").unwrap(), view.lookup(ROOT, b"z"));
+        let z = z.unwrap().attr.number;
+        view.rename((ROOT, b"a"), (z, b"b"), RenameFlags::empty())
+            .unwrap();
+        view.forget(a.attr.number, 1);
+        view.forget(z, 1);
+        find(&view, below).unwrap();
+        let above = view.by_handle(below, b"..", Instant::now()).unwrap();
+        assert_eq!(above.attr.number, a.attr.number);
+        view.forget(above.attr.number, 1);
+        assert_eq!(view.inode_count(), 1);
+        assert_eq!(find(&view, 1 << 63 | 5), Err(Errno::STALE));
+    }
+
+    #[test]
+    fn a_salted_number_is_found_by_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let low = dir.path().join("lower/f");
+        let view = plain(dir.path(), |_| std::fs::write(&low, "old").unwrap());
+        let old = view.lookup(ROOT, b"f").unwrap().attr.number;
+        let how = OpenHow::from_raw(libc::O_RDONLY);
+        let handle = view.open(old, how, ME).unwrap();
+        std::fs::write(dir.path().join("lower/n"), "new").unwrap();
+        std::fs::rename(dir.path().join("lower/n"), &low).unwrap();
+        let new = view.lookup(ROOT, b"f").unwrap().attr.number;
+        assert_ne!(old, new);
+        view.release(handle);
+        view.forget(old, 1);
+        view.forget(new, 1);
+        for number in [old, new, old] {
+            find(&view, number).unwrap();
+        }
+        std::fs::remove_file(&low).unwrap();
+        for number in [old, new] {
+            assert_eq!(find(&view, number), Err(Errno::STALE));
+        }
+    }
+
+    #[test]
+    fn another_name_of_what_lost_the_one_it_was_known_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = plain(dir.path(), |_| ());
+        let how = OpenHow::from_raw(libc::O_WRONLY);
+        let (entry, handle) = view.create(ROOT, b"a", 0o644, 0, how, ME).unwrap();
+        let number = entry.attr.number;
+        view.release(handle);
+        view.forget(number, 1);
+        find(&view, number).unwrap();
+        // A second name, which is forgotten before the first one goes: no note has both.
+        view.lookup(ROOT, b"a").unwrap();
+        view.link(number, ROOT, b"b").unwrap();
+        view.forget(number, 2);
+        view.lookup(ROOT, b"a").unwrap();
+        view.unlink(ROOT, b"a").unwrap();
+        // While it is still known, and once it is not.
+        let entry = view.by_handle(number, b".", Instant::now()).unwrap();
+        assert_eq!(entry.attr.number, number);
+        view.forget(number, 2);
+        find(&view, number).unwrap();
+        view.lookup(ROOT, b"b").unwrap();
+        view.unlink(ROOT, b"b").unwrap();
+        view.forget(number, 1);
+        assert_eq!(find(&view, number), Err(Errno::STALE));
+    }
+
+    #[test]
+    fn who_is_not_waited_for_gets_no_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = plain(dir.path(), |lower| {
+            std::fs::write(lower.join("f"), "").unwrap()
+        });
+        view.end();
+        assert!(find(&view, id::of_path(b"f", 0)).is_err());
+    }
+}
