@@ -494,10 +494,12 @@ mod tests {
         view.release(handle);
         view.forget(number, 1);
         find(&view, number).unwrap();
-        // A second name, which is forgotten before the first one goes: no note has both.
+        // A second name, which neither the table has nor, in the end, a note.
         view.lookup(ROOT, b"a").unwrap();
         view.link(number, ROOT, b"b").unwrap();
         view.forget(number, 2);
+        view.lookup(ROOT, b"a").unwrap();
+        view.forget(number, 1);
         view.lookup(ROOT, b"a").unwrap();
         view.unlink(ROOT, b"a").unwrap();
         // While it is still known, and once it is not.

@@ -96,13 +96,17 @@ impl Column {
     }
 }
 
+/// The numbers behind a prefix.
+type Shown = (Box<[u8]>, Arc<Column>);
+
 /// The table.
 #[derive(Debug)]
 pub struct Paths {
     places: Vec<Place>,
     names: Vec<u8>,
     column: Column,
-    shown: Mutex<Vec<(Box<[u8]>, Arc<Column>)>>,
+    /// By the prefix.
+    shown: Mutex<Vec<Shown>>,
     /// Not all files are in it; the one that was asked for is.
     partial: Option<u64>,
     /// Why some part of the layer could not be looked at.
