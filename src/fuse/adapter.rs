@@ -132,13 +132,7 @@ impl Adapter {
 
     pub(super) fn entry(&self, op: Op, number: INodeNo, result: Res<Entry>, reply: ReplyEntry) {
         match result {
-            Ok(entry) => {
-                reply.entry(
-                    &entry.lifetime,
-                    &reply::attr(&entry.attr),
-                    reply::GENERATION,
-                );
-            }
+            Ok(entry) => reply::entry(reply, &entry),
             Err(e) => reply.error(failed(&self.view(), op, number.0, e)),
         }
     }

@@ -15,7 +15,7 @@ use fuser::{
 
 use super::adapter::{Adapter, absent, caller, failed, kills_suid, open_flags};
 use super::io::backing_id;
-use super::reply;
+use super::reply::{self, GENERATION};
 use crate::fs::{Answer, Changes, IoMode, OpenHow, View};
 use crate::metrics::Op;
 use crate::sys::Errno;
@@ -34,7 +34,7 @@ impl Filesystem for Adapter {
                 Ok(Answer::Absent(lifetime)) if !lifetime.is_zero() => {
                     absent();
                     // An entry without an inode is an absence that the kernel may remember.
-                    return reply.entry(&lifetime, &reply::NOTHING, reply::GENERATION);
+                    return reply.entry(&lifetime, &reply::NOTHING, GENERATION);
                 }
                 Ok(Answer::Absent(_)) => Err(Errno::NOENT),
                 Ok(Answer::Entry(entry)) => Ok(entry),
@@ -224,13 +224,7 @@ impl Filesystem for Adapter {
         let newname = newname.as_bytes().to_vec();
         self.aside(Op::Link, ino, move |view| {
             match view.link(ino.0, newparent.0, &newname) {
-                Ok(entry) => {
-                    reply.entry(
-                        &entry.lifetime,
-                        &reply::attr(&entry.attr),
-                        reply::GENERATION,
-                    );
-                }
+                Ok(entry) => reply::entry(reply, &entry),
                 Err(e) => reply.error(failed(view, Op::Link, ino.0, e)),
             }
         });
@@ -428,7 +422,7 @@ impl Filesystem for Adapter {
                 let name = OsStr::from_bytes(&entry.name);
                 let attr = reply::attr(attr);
                 let number = INodeNo(entry.number);
-                reply.add(number, entry.cookie, name, &ttl, &attr, reply::GENERATION)
+                reply.add(number, entry.cookie, name, &ttl, &attr, GENERATION)
             });
             match listed {
                 Ok(()) => reply.ok(),
@@ -545,15 +539,10 @@ impl Filesystem for Adapter {
                     let flags = open_flags(&view, entry.attr.number, how, &opened);
                     let handle = FileHandle(opened.handle);
                     match backing_id(&opened) {
-                        Some(id) => reply.created_passthrough(
-                            ttl,
-                            attr,
-                            reply::GENERATION,
-                            handle,
-                            flags,
-                            id,
-                        ),
-                        None => reply.created(ttl, attr, reply::GENERATION, handle, flags),
+                        Some(id) => {
+                            reply.created_passthrough(ttl, attr, GENERATION, handle, flags, id)
+                        }
+                        None => reply.created(ttl, attr, GENERATION, handle, flags),
                     }
                 }
                 Err(e) => reply.error(failed(&self.view(), Op::Create, parent.0, e)),

@@ -103,11 +103,7 @@ fn answer_all(root: &Root, queue: &Mutex<Queue>, node: &Node) {
 
 fn answer(view: &View, number: INodeNo, found: Res<Entry>, reply: ReplyEntry) {
     match found {
-        Ok(entry) => reply.entry(
-            &entry.lifetime,
-            &reply::attr(&entry.attr),
-            reply::GENERATION,
-        ),
+        Ok(entry) => reply::entry(reply, &entry),
         Err(e) => {
             let told = failed(view, Op::Lookup, number.0, e);
             reply.error(match e {

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, Generation, INodeNo, TimeOrNow};
+use fuser::{FileAttr, FileType, Generation, INodeNo, ReplyEntry, TimeOrNow};
 
-use crate::fs::Attr;
+use crate::fs::{Attr, Entry};
 use crate::sys::Errno;
 use crate::sys::obj::SetTime;
 
@@ -65,6 +65,11 @@ fn rdev_to_wire(dev: u64) -> u32 {
 /// made of its inode and its birth. (The kernel compares it when it decodes a file handle, and after
 /// a restart or on another server it must be the same.)
 pub(super) const GENERATION: Generation = Generation(0);
+
+/// Answers with what was found.
+pub(super) fn entry(reply: ReplyEntry, entry: &Entry) {
+    reply.entry(&entry.lifetime, &attr(&entry.attr), GENERATION);
+}
 
 /// What an absent name has instead of attributes.
 pub(super) const NOTHING: FileAttr = FileAttr {
