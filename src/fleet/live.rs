@@ -367,6 +367,7 @@ impl Hub {
 
     /// Nothing is certain of a layer any more.
     pub(super) fn layer_void(&self, layer: &Layer) {
+        layer.names_changed();
         self.cache.forget_layer(layer.id());
         for post in self.views_with(layer) {
             post.root.view().all_changed();
@@ -418,6 +419,7 @@ impl Hub {
             return self.layer_void(layer);
         }
         let path = join(dir, change.name);
+        layer.names_changed();
         // The directory's times and names; the name.
         self.cache.forget(id, dir);
         match change.is_dir {

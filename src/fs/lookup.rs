@@ -3,12 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::node::Orphan;
 use super::resolve::{Here, Outcome, Trust};
-use super::{Answer, Entry, Inode, IoMode, Node, View};
+use super::{Answer, Attr, Entry, Inode, IoMode, Node, View};
 use crate::inode::id;
-use crate::inode::table::Naming;
+use crate::inode::table::{Collision, Naming};
 use crate::sys::obj;
 use crate::sys::{Errno, Res};
 
@@ -29,22 +30,17 @@ impl View {
 
     /// A name in a directory; the reply counts as a lookup.
     ///
-    /// "." and ".." are how the kernel asks for a number that it got out of a file handle
-    /// (fs/fuse/inode.c, fuse_get_dentry and fuse_get_parent).
+    /// "." and ".." are how the kernel asks for a number that it got out of a file handle: see
+    /// [`View::by_handle`].
     ///
     /// # Errors
     /// `ENOTDIR`, `ENAMETOOLONG`; `ESTALE` for a number that is not known.
     pub fn answer(&self, parent: u64, name: &[u8]) -> Res<Answer> {
-        let dir_inode = self.inode(parent)?;
-        match name {
-            b"." => return self.again(&dir_inode).map(Answer::Entry),
-            b".." => {
-                let links = dir_inode.links();
-                let up = links.first().map_or(&dir_inode, |link| &link.parent);
-                return self.again(up).map(Answer::Entry);
-            }
-            _ => {}
+        if matches!(name, b"." | b"..") {
+            let entry = self.by_handle(parent, name, Instant::now())?;
+            return Ok(Answer::Entry(entry));
         }
+        let dir_inode = self.inode(parent)?;
         let generation = self.generation();
         let dir = self.dir(&dir_inode)?;
         match self.resolve(&dir, name)? {
@@ -59,17 +55,6 @@ impl View {
         }
     }
 
-    /// Counts one more lookup of a known inode.
-    fn again(&self, inode: &Arc<Inode>) -> Res<Entry> {
-        let here = self.object(inode)?;
-        if inode.number == id::ROOT {
-            return Ok(self.entry_of(&here));
-        }
-        let links = inode.links();
-        let link = links.first().ok_or(Errno::STALE)?;
-        Ok(self.enter(&link.parent, &link.name, *here)?.0)
-    }
-
     /// Counts a lookup of what was found, before the reply is sent.
     pub(super) fn enter(
         &self,
@@ -77,13 +62,6 @@ impl View {
         name: &[u8],
         mut here: Here,
     ) -> Res<(Entry, Arc<Inode>)> {
-        let shared =
-            here.upper.is_some() && here.kind() != libc::S_IFDIR && here.attr.stat.nlink > 1;
-        let naming = if shared {
-            Naming::Another
-        } else {
-            Naming::Sole
-        };
         let mut number = self.number_of(&here);
         if let Some(known) = self.held.inodes.get(number)
             && self.displace(&known, Some(&here))
@@ -96,40 +74,83 @@ impl View {
             self.number_anew(&mut here, upper)?;
             number = here.attr.number;
         }
-        let mut attr = here.attr;
         for _ in 0..MAX_SALT {
-            attr.number = number;
-            if number != here.attr.number {
-                self.held.salted.store(true, Ordering::Relaxed);
-            }
-            let clashes = |known: &Inode| !self.may_be(known, &here);
-            let make = || Node::new(here.pos, here.kind(), here.source.clone(), self.plan);
-            match self
-                .held
-                .inodes
-                .remember(attr.number, (parent, name), naming, make, clashes)
-            {
-                Ok(inode) => {
-                    self.note_told(&here, attr.number);
-                    self.refresh(&inode, &here);
-                    if let Some(upper) = here.upper.filter(|_| id::is_of_path(attr.number)) {
-                        self.remember_copy(&inode, upper, &here.attr.stat);
-                    }
-                    let expected = id::of_path(&here.path, 0);
-                    if here.kind() == libc::S_IFDIR && attr.number != expected {
-                        self.held.own_dirs.lock().insert(attr.number);
-                    }
-                    let lifetime = self.lifetime_of(&inode, here.trust);
-                    return Ok((Entry { attr, lifetime }, inode));
+            match self.count(parent, name, &here, number) {
+                Ok(counted) => {
+                    self.note_told(&here, number);
+                    return Ok(counted);
                 }
                 Err(_) => tracing::warn!(
                     view = self.name, path = %String::from_utf8_lossy(&here.path),
-                    number = attr.number, "two paths hash to one number"
+                    number, "two paths hash to one number"
                 ),
             }
             number = self.number_of(&here);
         }
         Err(Errno::IO)
+    }
+
+    /// As [`View::enter`], by this number and no other.
+    ///
+    /// # Errors
+    /// `ESTALE` where another object is known by it.
+    pub(super) fn enter_as(
+        &self,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        here: Here,
+        number: u64,
+    ) -> Res<Entry> {
+        if self.number_of(&here) != number {
+            // The object goes by another number just now, or may by this one.
+            let counted = self.count(parent, name, &here, number);
+            return counted.map(|(entry, _)| entry).or(Err(Errno::STALE));
+        }
+        let (entry, inode) = self.enter(parent, name, here)?;
+        if inode.number != number {
+            self.forget(inode.number, 1);
+            return Err(Errno::STALE);
+        }
+        Ok(entry)
+    }
+
+    /// Counts a lookup of what was found by a number.
+    fn count(
+        &self,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        here: &Here,
+        number: u64,
+    ) -> Result<(Entry, Arc<Inode>), Collision> {
+        let shared =
+            here.upper.is_some() && here.kind() != libc::S_IFDIR && here.attr.stat.nlink > 1;
+        let naming = if shared {
+            Naming::Another
+        } else {
+            Naming::Sole
+        };
+        if number != here.attr.number {
+            self.held.salted.store(true, Ordering::Relaxed);
+        }
+        let clashes = |known: &Inode| !self.may_be(known, here);
+        let make = || Node::new(here.pos, here.kind(), here.source.clone(), self.plan);
+        let inode = self
+            .held
+            .inodes
+            .remember(number, (parent, name), naming, make, clashes)?;
+        self.refresh(&inode, here);
+        if let Some(upper) = here.upper.filter(|_| id::is_of_path(number)) {
+            self.remember_copy(&inode, upper, &here.attr.stat);
+        }
+        if here.kind() == libc::S_IFDIR && number != id::of_path(&here.path, 0) {
+            self.held.own_dirs.lock().insert(number);
+        }
+        let attr = Attr {
+            number,
+            ..here.attr
+        };
+        let lifetime = self.lifetime_of(&inode, here.trust);
+        Ok((Entry { attr, lifetime }, inode))
     }
 
     /// A copy keeps the number of the path that it had below. Where another object is known by that

@@ -16,6 +16,7 @@ mod descriptors;
 mod dir;
 pub mod explain;
 mod figures;
+mod find;
 mod handless;
 mod io;
 mod kept;
@@ -38,7 +39,7 @@ mod xattr;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 pub use crate::sys::creds::Caller;
@@ -198,6 +199,8 @@ struct Held {
     handless: handless::Files,
     /// How often the kernel was told something that it believes until it is told otherwise.
     lasting: AtomicU64,
+    /// Nobody waits for answers any more.
+    ended: AtomicBool,
 }
 
 /// One node's root, by one set of rules and layers (a plan). When those change, another view takes
@@ -217,6 +220,8 @@ pub struct View {
     cache: Arc<Cache>,
     /// Where lower layers are shown besides their own paths.
     prefixes: Vec<Box<[u8]>>,
+    /// The same with the layers that each is about, once a number is looked for.
+    shown: OnceLock<Box<[find::Shown]>>,
     held: Arc<Held>,
 }
 
@@ -276,7 +281,7 @@ impl View {
             0,
         );
         let held = Held {
-            inodes: inode::Table::new(root),
+            inodes: inode::Table::new(root).noting(find::is_news),
             files: Handles::default(),
             removed: Mutex::default(),
             streams: Mutex::default(),
@@ -288,6 +293,7 @@ impl View {
             uppers: kept::Kept::of_uppers(),
             handless: handless::Files::new(spec.options.io),
             lasting: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
         };
         let held = Arc::new(held);
         descriptors::count_open(&held);
@@ -309,6 +315,7 @@ impl View {
             plan: next_number(),
             generation: AtomicU64::new(next_number()),
             prefixes: spec.rules.prefixes(),
+            shown: OnceLock::new(),
             rules: spec.rules,
             layers: spec.layers,
             roles: spec.roles,

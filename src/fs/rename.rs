@@ -120,6 +120,11 @@ impl View {
         }
         done?;
 
+        let dirs_moved = exchange || from.attr.stat.is_dir();
+        if dirs_moved {
+            // What is below has other paths now.
+            layer.names_changed();
+        }
         let moved = self.known(&from);
         let replaced = to.as_ref().and_then(|to| self.known(to));
         if exchange {
@@ -138,7 +143,7 @@ impl View {
                 .rename(inode, (&from_parent, name), (&to_parent, new_name));
         }
         for inode in moved.iter().chain(replaced.iter().filter(|_| exchange)) {
-            if let Some(path) = inode.path().filter(|_| from.attr.stat.is_dir() || exchange) {
+            if let Some(path) = inode.path().filter(|_| dirs_moved) {
                 self.dirs_moved(&path);
             }
         }

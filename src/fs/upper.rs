@@ -103,6 +103,9 @@ impl View {
         if let Some(fd) = made {
             return self.as_copied(inode, *here, upper, fd);
         }
+        if is_dir {
+            layer.names_changed();
+        }
         let copied = self.object(inode)?;
         if copied.upper == Some(upper) {
             Ok(copied)
@@ -263,14 +266,16 @@ impl View {
             // What the path has in every view, whichever zone comes to show it.
             number: Some(id::of_path(path, 0)),
         };
-        if !deleted {
-            return match layer.copy_up(dir, name, &origin) {
-                Err(Errno::EXIST) => Ok(()),
-                other => other.map(drop),
-            };
-        }
         let copy = |nest: &OwnedFd, name: &[u8]| layer.copy_up(nest, name, &origin);
-        layer.make_over_whiteout(dir, name, true, copy).map(drop)
+        let made = match deleted {
+            true => layer.make_over_whiteout(dir, name, true, copy),
+            false => layer.copy_up(dir, name, &origin),
+        };
+        layer.names_changed();
+        match made {
+            Err(Errno::EXIST) if !deleted => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// A symlink's target, wherever it comes from.
@@ -319,6 +324,10 @@ impl View {
         let orphan = self.keep_orphan(here);
         self.held.inodes.unlink(&inode, parent, name);
         if inode.is_nameless() {
+            if let Some(upper) = here.upper.filter(|_| here.attr.stat.nlink > 1) {
+                // It has other names, which nobody has asked for lately.
+                self.layers[upper as usize].names_changed();
+            }
             self.not_kept(&here.attr.stat);
             self.held.handless.let_go(inode.number);
             let regular = {

@@ -5,8 +5,9 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
-use fuser::{FopenFlags, Generation, INodeNo, ReplyEmpty, ReplyEntry, ReplyXattr, Request};
+use fuser::{FopenFlags, INodeNo, ReplyEmpty, ReplyEntry, ReplyXattr, Request};
 
+use super::find::Finder;
 use super::io::IoNow;
 use super::{Notifier, reply};
 use crate::fs::{Caller, Entry, OpenHow, Opened, Root, View};
@@ -23,6 +24,7 @@ pub struct Adapter {
     pub(super) io: Arc<IoNow>,
     pub(super) notifier: OnceLock<Notifier>,
     pool: Arc<Pool>,
+    pub(super) finder: Finder,
     pub(super) node: Arc<Node>,
 }
 
@@ -32,6 +34,7 @@ impl Adapter {
         let node = Node::unobserved(root.view().name());
         let io = Arc::new(IoNow::new(root.view().io()));
         Adapter {
+            finder: Finder::new(root.clone()),
             root,
             no_opendir: false,
             io,
@@ -129,9 +132,7 @@ impl Adapter {
 
     pub(super) fn entry(&self, op: Op, number: INodeNo, result: Res<Entry>, reply: ReplyEntry) {
         match result {
-            Ok(entry) => {
-                reply.entry(&entry.lifetime, &reply::attr(&entry.attr), Generation(0));
-            }
+            Ok(entry) => reply::entry(reply, &entry),
             Err(e) => reply.error(failed(&self.view(), op, number.0, e)),
         }
     }
@@ -158,7 +159,14 @@ thread_local! {
     static OUTCOME: Cell<i32> = const { Cell::new(0) };
 }
 
-fn run_guarded(view: &View, node: &Node, op: Op, begun: Begun, number: u64, work: impl FnOnce()) {
+pub(super) fn run_guarded(
+    view: &View,
+    node: &Node,
+    op: Op,
+    begun: Begun,
+    number: u64,
+    work: impl FnOnce(),
+) {
     OUTCOME.set(0);
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         // The reply, dropped without an answer, has sent this.

@@ -7,15 +7,15 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::adapter::{Adapter, absent, caller, failed, kills_suid, open_flags};
 use super::io::backing_id;
-use super::reply;
+use super::reply::{self, GENERATION};
 use crate::fs::{Answer, Changes, IoMode, OpenHow, View};
 use crate::metrics::Op;
 use crate::sys::Errno;
@@ -26,12 +26,15 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if matches!(name.as_bytes(), b"." | b"..") {
+            return self.lookup_number(parent, name.as_bytes(), reply);
+        }
         self.guarded(Op::Lookup, parent, || {
             let result = match self.view().answer(parent.0, name.as_bytes()) {
                 Ok(Answer::Absent(lifetime)) if !lifetime.is_zero() => {
                     absent();
                     // An entry without an inode is an absence that the kernel may remember.
-                    return reply.entry(&lifetime, &reply::NOTHING, Generation(0));
+                    return reply.entry(&lifetime, &reply::NOTHING, GENERATION);
                 }
                 Ok(Answer::Absent(_)) => Err(Errno::NOENT),
                 Ok(Answer::Entry(entry)) => Ok(entry),
@@ -221,9 +224,7 @@ impl Filesystem for Adapter {
         let newname = newname.as_bytes().to_vec();
         self.aside(Op::Link, ino, move |view| {
             match view.link(ino.0, newparent.0, &newname) {
-                Ok(entry) => {
-                    reply.entry(&entry.lifetime, &reply::attr(&entry.attr), Generation(0));
-                }
+                Ok(entry) => reply::entry(reply, &entry),
                 Err(e) => reply.error(failed(view, Op::Link, ino.0, e)),
             }
         });
@@ -421,7 +422,7 @@ impl Filesystem for Adapter {
                 let name = OsStr::from_bytes(&entry.name);
                 let attr = reply::attr(attr);
                 let number = INodeNo(entry.number);
-                reply.add(number, entry.cookie, name, &ttl, &attr, Generation(0))
+                reply.add(number, entry.cookie, name, &ttl, &attr, GENERATION)
             });
             match listed {
                 Ok(()) => reply.ok(),
@@ -539,9 +540,9 @@ impl Filesystem for Adapter {
                     let handle = FileHandle(opened.handle);
                     match backing_id(&opened) {
                         Some(id) => {
-                            reply.created_passthrough(ttl, attr, Generation(0), handle, flags, id)
+                            reply.created_passthrough(ttl, attr, GENERATION, handle, flags, id)
                         }
-                        None => reply.created(ttl, attr, Generation(0), handle, flags),
+                        None => reply.created(ttl, attr, GENERATION, handle, flags),
                     }
                 }
                 Err(e) => reply.error(failed(&self.view(), Op::Create, parent.0, e)),

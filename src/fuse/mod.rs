@@ -3,6 +3,7 @@
 
 mod adapter;
 mod filesystem;
+mod find;
 mod io;
 mod mount;
 mod negotiate;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use fuser::{FileAttr, FileType, Generation, INodeNo, ReplyEntry, TimeOrNow};
 
-use crate::fs::Attr;
+use crate::fs::{Attr, Entry};
 use crate::sys::Errno;
 use crate::sys::obj::SetTime;
 
@@ -58,6 +58,17 @@ pub(super) fn rdev_from_wire(dev: u32) -> u64 {
 fn rdev_to_wire(dev: u64) -> u32 {
     let (major, minor) = (libc::major(dev), libc::minor(dev));
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+/// The generation of every inode. It tells apart objects that have one number after the other, and
+/// there are none: a path's number is the path's, whatever lies there, and an upper's object has one
+/// made of its inode and its birth. (The kernel compares it when it decodes a file handle, and after
+/// a restart or on another server it must be the same.)
+pub(super) const GENERATION: Generation = Generation(0);
+
+/// Answers with what was found.
+pub(super) fn entry(reply: ReplyEntry, entry: &Entry) {
+    reply.entry(&entry.lifetime, &attr(&entry.attr), GENERATION);
 }
 
 /// What an absent name has instead of attributes.

@@ -4,12 +4,14 @@
 //! and after every restart. What a node created: a hash of the upper's own inode and its birth
 //! time, with the high bit set, so that hard links share it and a reused inode gets another.
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The root of every view (FUSE_ROOT_ID, include/uapi/linux/fuse.h).
 pub const ROOT: u64 = 1;
 
 const PATH_BITS: u64 = (1 << 62) - 1;
+/// What one grain of salt adds: odd, so that no two salts of a path agree (2^64 by the golden ratio).
+const GRAIN: u64 = 0x9e37_79b9_7f4a_7c15;
 const UPPER_BIT: u64 = 1 << 63;
 
 /// The number of what has this path in the view, and comes from a lower layer. `salt` is 0, and
@@ -18,14 +20,18 @@ pub fn of_path(path: &[u8], salt: u32) -> u64 {
     if path.is_empty() {
         return ROOT;
     }
-    let hash = if salt == 0 {
-        xxh3_64(path)
-    } else {
-        let mut hasher = Xxh3::with_seed(u64::from(salt));
-        hasher.update(path);
-        hasher.digest()
-    };
+    let salted = xxh3_64(path).wrapping_add(GRAIN.wrapping_mul(u64::from(salt)));
     // 0 is "no such name" in a FUSE reply, 1 the root; FUSE_ROOT_ID and below are nobody's.
+    (salted & PATH_BITS).max(2)
+}
+
+/// The number without salt of the path whose number with this salt it is: so a table of unsalted
+/// numbers finds them all. With no salt any number is its own.
+pub fn unsalted(number: u64, salt: u32) -> u64 {
+    if salt == 0 {
+        return number;
+    }
+    let hash = number.wrapping_sub(GRAIN.wrapping_mul(u64::from(salt)));
     (hash & PATH_BITS).max(2)
 }
 
@@ -55,7 +61,12 @@ mod tests {
         assert_eq!(of_path(b"", 0), ROOT);
         assert_eq!(of_path(b"etc/passwd", 0), 0x1f8a80cada4f6d82);
         assert!(of_path(b"etc/passwd", 0) < 1 << 62);
-        assert_ne!(of_path(b"etc/passwd", 0), of_path(b"etc/passwd", 1));
+        for salt in 1..8 {
+            let salted = of_path(b"etc/passwd", salt);
+            assert!(salted < 1 << 62 && salted != of_path(b"etc/passwd", salt - 1));
+            assert_eq!(unsalted(salted, salt), of_path(b"etc/passwd", 0));
+        }
+        assert_eq!(unsalted(UPPER_BIT | 1, 0), UPPER_BIT | 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Owns: lookup counts, and the links between an object and its parents. May not: do I/O, know of
 //! rules, layers or FUSE; what an inode means is its payload's business.
 
+pub mod departed;
 pub mod dirstream;
 pub mod handles;
 pub mod id;

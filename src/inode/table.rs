@@ -1,6 +1,6 @@
 //! The table of inodes that the kernel holds. The only owner of lookup counts.
 //!
-//! Lock order: a table shard, then an inode's links. No I/O happens under either. An entry stays
+//! Lock order: a table shard, then an inode's links, then the notes of what is forgotten. No I/O happens under either. An entry stays
 //! while the kernel counts lookups of it or while another entry names it as its parent, so that
 //! a path can always be put together; the two counts change only here.
 
@@ -12,6 +12,7 @@ use dashmap::mapref::entry::Entry;
 use parking_lot::RwLock;
 use smallvec::{SmallVec, smallvec};
 
+use super::departed::Departed;
 use super::id;
 
 /// One name of an object: the directory and the name in it.
@@ -80,6 +81,20 @@ impl<D> Inode<D> {
         self.append_path(&mut path).then_some(path)
     }
 
+    /// A path for each of its names.
+    fn paths(&self) -> Box<[Box<[u8]>]> {
+        let links = self.links();
+        let paths = links.iter().filter_map(|link| {
+            let mut path = link.parent.path()?;
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&link.name);
+            Some(path.into())
+        });
+        paths.collect()
+    }
+
     /// Upwards, so backwards, and turned round at the end: the depth is unbounded, and no name
     /// is copied twice.
     fn append_path(&self, path: &mut Vec<u8>) -> bool {
@@ -130,6 +145,9 @@ pub struct Table<D> {
     count: AtomicUsize,
     /// The most entries since the map was last made smaller.
     peak: AtomicUsize,
+    departed: Departed,
+    /// Is an entry to be noted there when it goes? May take an inode's own locks.
+    noted: fn(&Inode<D>) -> bool,
 }
 
 /// A map that never held more than this is never made smaller.
@@ -154,7 +172,20 @@ impl<D> Table<D> {
             map,
             count: AtomicUsize::new(1),
             peak: AtomicUsize::new(1),
+            departed: Departed::default(),
+            noted: |_| false,
         }
+    }
+
+    /// The same; what goes and `noted` says so of is noted once notes are made.
+    #[must_use]
+    pub fn noting(self, noted: fn(&Inode<D>) -> bool) -> Table<D> {
+        Table { noted, ..self }
+    }
+
+    /// Where objects were that it holds no longer.
+    pub fn departed(&self) -> &Departed {
+        &self.departed
     }
 
     /// The inode of a number that the kernel has been told.
@@ -306,9 +337,14 @@ impl<D> Table<D> {
             let unused = |slot: &Slot<D>| {
                 slot.lookups == 0 && slot.inode.children.load(Ordering::Relaxed) == 0
             };
-            let removed = self
-                .map
-                .remove_if(&number, |_, slot| number != id::ROOT && unused(slot));
+            let removed = self.map.remove_if(&number, |_, slot| {
+                let goes = number != id::ROOT && unused(slot);
+                // Before it goes: it is always found, here or there.
+                if goes && self.departed.is_wanted() && (self.noted)(&slot.inode) {
+                    self.departed.note(number, slot.inode.paths());
+                }
+                goes
+            });
             let Some((_, slot)) = removed else { continue };
             self.count.fetch_sub(1, Ordering::Relaxed);
             for link in std::mem::take(&mut *slot.inode.links.write()) {
@@ -415,6 +451,30 @@ mod tests {
         assert_eq!(a.links().len(), 2);
         table.unlink(&a, &root, b"a");
         assert_eq!(a.path().unwrap(), b"b");
+    }
+
+    #[test]
+    fn what_is_forgotten_is_noted_with_its_names() {
+        let table = Table::new(()).noting(|inode| inode.number > 10);
+        let root = table.get(id::ROOT).unwrap();
+        let forgotten = |first: u64| {
+            let dir = add(&table, &root, "d", first);
+            add(&table, &dir, "a", first + 1);
+            let another = (&root, &b"b"[..]);
+            table
+                .remember(first + 1, another, Naming::Another, || (), |_| false)
+                .unwrap();
+            table.forget(first, 1);
+            table.forget(first + 1, 2);
+        };
+        forgotten(20);
+        assert!(table.departed().paths(21).is_empty(), "nobody asked");
+        table.departed().begin();
+        forgotten(10);
+        let paths = table.departed().paths(11);
+        assert_eq!(&*paths, [b"d/a"[..].into(), b"b"[..].into()]);
+        assert!(table.departed().paths(10).is_empty());
+        assert_eq!(table.len(), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! [`Layer::probe`].
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,12 +81,12 @@ impl Layer {
     /// As [`Layer::stored_number`].
     pub fn stored_number_of_name(
         &self,
-        dir: &OwnedFd,
+        dir: impl AsFd,
         name: &[u8],
         stat: &Stat,
     ) -> Res<Option<u64>> {
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-        self.stored_number_by(&Xattrs::of_name(dir, &name), stat)
+        self.stored_number_by(&Xattrs::of_name(&dir, &name), stat)
     }
 }
 

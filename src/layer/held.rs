@@ -190,6 +190,7 @@ impl Layer {
         state.work = state.work.take().filter(|kept| believed(kept, LONGEST));
         drop(state);
         self.files.let_go_idle();
+        self.let_go_of_idle_paths();
     }
 
     /// What was at `path`, and all below it, is not there any more: to be said once that is so,

@@ -1,5 +1,5 @@
 //! I/O on one layer, confined to its root: what is there (`probe`, `list`), and, for an upper,
-//! changing it (`store`, `copyup`).
+//! changing it (`store`, `copyup`); and which path has a number (`paths`).
 //!
 //! Owns: a layer's root descriptor, its health, the forms in `machinery`. May not: know of other
 //! layers, rules, inode numbers' meaning, or FUSE.
@@ -10,6 +10,7 @@ pub mod glance;
 mod held;
 mod lock;
 pub mod machinery;
+pub mod paths;
 mod root;
 pub mod store;
 
@@ -106,6 +107,8 @@ pub struct Layer {
     held: held::Held,
     /// Files of a lower layer that were read lately.
     files: files::Files,
+    /// Which path has a number, once somebody asked.
+    paths: paths::Slot,
 }
 
 impl Layer {
@@ -122,6 +125,7 @@ impl Layer {
             lock: OnceLock::new(),
             held: held::Held::default(),
             files: files::Files::default(),
+            paths: paths::Slot::default(),
         }
     }
 
