@@ -8,13 +8,14 @@ use crate::harness::*;
 
 /// Each is a look-up by the daemon: a million take a minute and more.
 fn count() -> usize {
-    std::env::var("STATELITE_HANDLES_COUNT").map_or(60_000, |n| n.parse().unwrap())
+    std::env::var("STATELITE_HANDLES_COUNT").map_or(40_000, |n| n.parse().unwrap())
 }
 
-/// What a table takes for an object: its name, its place, its number.
-const EACH: u64 = 80;
+/// What an object takes: some 40 bytes of the table, and up to its bound (`cache_size`) the cache of
+/// what layers have. What memory holds of an object while the kernel knows it is more.
+const EACH: u64 = 400;
 /// What else may come: buffers, the allocator's, bounded caches, the notes of what was forgotten.
-const OTHER: u64 = 24 << 20;
+const OTHER: u64 = 8 << 20;
 
 fn status(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
