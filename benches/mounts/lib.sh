@@ -17,7 +17,7 @@ quick() { if [ -n "$quick" ]; then echo "$1"; else echo "$2"; fi; }
 allowed() { local part; "${pin[@]}" bash -c 'taskset -cp $$' | sed 's/.*: //; s/,/\n/g' | while read -r part; do seq "${part%-*}" "${part#*-}"; done; }
 # options one|all DEFAULT_ROUNDS "$@": reads the above; $rounds, $cpus, the prefix $pin; and $scratch, on a $filesystem.
 options() {
-  local first; first=$(allowed | head -1)
+  local first; first=$(allowed | sed -n 1p)
   case $1 in one) cpus=${PIN-$first} ;; all) cpus=${PIN-} ;; esac
   rounds=${ROUNDS:-$(quick 1 "$2")}; shift 2
   while [ $# -gt 0 ]; do case $1 in
