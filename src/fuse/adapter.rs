@@ -5,12 +5,12 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
-use fuser::{FopenFlags, INodeNo, ReplyEmpty, ReplyEntry, ReplyXattr, Request};
+use fuser::{INodeNo, ReplyEmpty, ReplyEntry, ReplyXattr, Request};
 
 use super::find::Finder;
 use super::io::IoNow;
 use super::{Notifier, reply};
-use crate::fs::{Caller, Entry, OpenHow, Opened, Root, View};
+use crate::fs::{Caller, Entry, Root, View};
 use crate::metrics::{self, Begun, Node, Op};
 use crate::pool::Pool;
 use crate::sys::{Errno, Res};
@@ -198,15 +198,6 @@ pub(super) fn failed(view: &View, op: Op, number: u64, e: Errno) -> fuser::Errno
 /// A name is not there, which the kernel is told without an error.
 pub(super) fn absent() {
     OUTCOME.set(libc::ENOENT);
-}
-
-/// FLUSH is a round trip at each close: it is asked for where a store may have something to say.
-/// What the kernel has of the contents goes at an open unless it is known to be good.
-pub(super) fn open_flags(view: &View, number: u64, how: OpenHow, opened: &Opened) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_NOFLUSH, view.closes_quietly(number, how));
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keeps_cache);
-    flags
 }
 
 pub(super) fn caller(req: &Request) -> Caller {

@@ -1,7 +1,6 @@
 //! fuser's trait over a [`View`]: each request is decoded, served and answered.
 
 use std::ffi::OsStr;
-use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
@@ -13,8 +12,7 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::adapter::{Adapter, absent, caller, failed, kills_suid, open_flags};
-use super::io::backing_id;
+use super::adapter::{Adapter, absent, caller, failed, kills_suid};
 use super::reply::{self, GENERATION};
 use crate::fs::{Answer, Changes, IoMode, OpenHow, View};
 use crate::metrics::Op;
@@ -231,32 +229,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if self.io.mode() == IoMode::Cached {
-            // The kernel does not ask again (fs/fuse/file.c, fuse_file_open).
-            return reply.error(fuser::Errno::ENOSYS);
-        }
-        let how = OpenHow::from_raw(flags.0);
-        let caller = caller(req);
-        let io = self.io.clone();
-        let open = move |view: &View| {
-            let hand =
-                |fd: BorrowedFd<'_>, device| io.register(fd, device, |fd| reply.open_backing(fd));
-            match view.open_by(ino.0, how, caller, &hand) {
-                Ok(opened) => {
-                    let flags = open_flags(view, ino.0, how, &opened);
-                    match backing_id(&opened) {
-                        Some(id) => reply.opened_passthrough(FileHandle(opened.handle), flags, id),
-                        None => reply.opened(FileHandle(opened.handle), flags),
-                    }
-                }
-                Err(e) => reply.error(failed(view, Op::Open, ino.0, e)),
-            }
-        };
-        if how.writes() {
-            self.aside(Op::Open, ino, open);
-        } else {
-            self.guarded(Op::Open, ino, || open(&self.view()));
-        }
+        self.answer_open(caller(req), ino, OpenHow::from_raw(flags.0), reply);
     }
 
     fn read(
@@ -525,29 +498,8 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.guarded(Op::Create, parent, || {
-            let how = OpenHow::from_raw(flags);
-            let name = name.as_bytes();
-            let hand = |fd: BorrowedFd<'_>, device| {
-                self.io.register(fd, device, |fd| reply.open_backing(fd))
-            };
-            let at = (parent.0, name);
-            let view = self.view();
-            match view.create_by(at, (mode, umask), how, caller(req), &hand) {
-                Ok((entry, opened)) => {
-                    let (ttl, attr) = (&entry.lifetime, &reply::attr(&entry.attr));
-                    let flags = open_flags(&view, entry.attr.number, how, &opened);
-                    let handle = FileHandle(opened.handle);
-                    match backing_id(&opened) {
-                        Some(id) => {
-                            reply.created_passthrough(ttl, attr, GENERATION, handle, flags, id)
-                        }
-                        None => reply.created(ttl, attr, GENERATION, handle, flags),
-                    }
-                }
-                Err(e) => reply.error(failed(&self.view(), Op::Create, parent.0, e)),
-            }
-        });
+        let (at, how) = ((parent, name.as_bytes()), OpenHow::from_raw(flags));
+        self.answer_create(caller(req), at, (mode, umask), how, reply);
     }
 
     fn fallocate(

@@ -8,6 +8,7 @@ mod io;
 mod mount;
 mod negotiate;
 mod notify;
+mod opening;
 mod reply;
 
 pub use adapter::Adapter;
