@@ -273,6 +273,15 @@ fn whats(event: &Event<'_>) -> impl Iterator<Item = What> + use<> {
     all.into_iter().filter(|(is, _)| *is).map(|(_, what)| what)
 }
 
+/// What an event says of an object that may have several names.
+fn whats_of_object(event: &Event<'_>) -> impl Iterator<Item = What> + use<> {
+    let counts = event.dir.is_none() && event.is_attributes();
+    let contents = (counts && !event.is_contents()).then_some(What::Contents);
+    whats(event)
+        .filter(|what| *what != What::Entry)
+        .chain(contents)
+}
+
 /// An event that says in which directory.
 fn in_dir<'e>(
     system: &mut System,
@@ -348,6 +357,9 @@ fn tree_changed(system: &mut System, event: &Event<'_>, dir: &[u8], inside: bool
 
 /// An event that names only the object: its link count, or a change made through a descriptor
 /// that knows no directory, as those of an NFS server.
+///
+/// With its link count its contents are told, too: what was written by a name that was removed right
+/// afterwards was told of that name alone, since it had no other any more when the event was read.
 fn nameless<'e>(
     system: &mut System,
     event: &Event<'e>,
@@ -356,7 +368,7 @@ fn nameless<'e>(
 ) -> Res<()> {
     for found in system.nameless(handle)? {
         for (root, dir, name) in &found.names {
-            for what in whats(event) {
+            for what in whats_of_object(event) {
                 told.push(Told::Name {
                     root: *root,
                     dir: dir.as_slice().into(),
@@ -376,7 +388,7 @@ fn nameless<'e>(
 }
 
 fn other_names(system: &System, event: &Event<'_>, object: Object, told: &mut Vec<Told<'_>>) {
-    for what in whats(event).filter(|what| *what != What::Entry) {
+    for what in whats_of_object(event) {
         told.push(Told::Object {
             roots: system.ids(),
             object,

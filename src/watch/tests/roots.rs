@@ -159,6 +159,28 @@ fn unmounted_and_mounted_again_between_two_looks() {
     panic!("somebody keeps a copy of every mount");
 }
 
+/// When the event is read, the object has one name, and not the one that the event tells.
+#[test]
+fn a_write_by_a_name_that_is_gone_is_told_of_the_other() {
+    for fs in [Mounted::tmpfs(), Mounted::ext4()] {
+        let gate = Arc::new(Gate::default());
+        let watcher = Watcher::start(gate.clone()).unwrap();
+        let at = |name: &str| fs.path().join(name);
+        fs::write(at("a"), b"before").unwrap();
+        fs::hard_link(at("a"), at("b")).unwrap();
+        watcher.watch(fs.path()).unwrap();
+        gate.hold(|| {
+            fs::create_dir(at("d")).unwrap();
+            gate.wait_until_held();
+            fs::write(at("a"), b"after").unwrap();
+            fs::remove_file(at("a")).unwrap();
+        });
+        watcher.settle();
+        let told = gate.names.lock();
+        assert!(told.contains(&(b"b".into(), What::Contents)), "{told:?}");
+    }
+}
+
 #[test]
 fn mounts_below_a_root() {
     let bench = Bench::on(Mounted::tmpfs());
@@ -233,7 +255,7 @@ fn bind_mounts_see_what_happens_by_other_paths() {
 struct Gate {
     state: Mutex<(bool, bool)>,
     changed: Condvar,
-    names: Mutex<Vec<Vec<u8>>>,
+    names: Mutex<Vec<(Vec<u8>, What)>>,
     losses: Mutex<Vec<(Vec<RootId>, Lost)>>,
 }
 
@@ -254,7 +276,8 @@ impl Gate {
 
 impl Sink for Gate {
     fn changed(&self, _: RootId, change: &Change<'_>) {
-        self.names.lock().push(joined(change.dir, change.name));
+        let name = joined(change.dir, change.name);
+        self.names.lock().push((name, change.what));
         let mut state = self.state.lock();
         while state.0 {
             state.1 = true;
@@ -306,7 +329,7 @@ fn an_overflow_loses_every_root_and_goes_on() {
     gate.names.lock().clear();
     fs::create_dir(fs[0].path().join("after")).unwrap();
     watcher.settle();
-    assert_eq!(*gate.names.lock(), [b"after"]);
+    assert_eq!(*gate.names.lock(), [(b"after".to_vec(), Entry)]);
 }
 
 #[test]
