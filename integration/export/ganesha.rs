@@ -98,7 +98,7 @@ impl<'a> Ganesha<'a> {
         self.run(&format!("timeout 20 nfs-cat '{url}'"))
     }
 
-    /// A client whose handle has become stale meanwhile asks again.
+    /// A client reads it once Ganesha has followed the daemon.
     #[track_caller]
     fn comes_to_read(&mut self, node: u32, path: &str, expected: &str) {
         let mut last = String::new();
@@ -110,6 +110,8 @@ impl<'a> Ganesha<'a> {
                 self.log()
             );
             last = self.cat(node, node, path);
+            // Whatever the kernel has forgotten meanwhile, handles open again.
+            assert!(!last.contains("STALE"), "{path}: {last}\n{}", self.log());
         }
     }
 
