@@ -2,6 +2,7 @@
 //! litetree layers, chosen path by path by the litefile rules.
 
 pub mod bench;
+pub mod budget;
 pub mod cache;
 pub mod cli;
 pub mod config;

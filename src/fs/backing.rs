@@ -9,13 +9,13 @@
 //! May not: know how a file is registered with the kernel. The adapter does that ([`Register`]).
 
 use std::any::Any;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::resolve::Here;
 use super::{Inode, IoMode, OpenHow, Source, View};
 use crate::rules::UpperKind;
-use crate::sys::{Errno, Res};
+use crate::sys::{Errno, Res, obj};
 use rustix::fs::OFlags;
 
 /// A file that the kernel reads and writes by itself, for as long as this is kept.
@@ -197,19 +197,19 @@ impl View {
         }
     }
 
-    /// Counts an open of what was found, and settles which way it goes. `fd` is asked for where
-    /// the file has to be handed to the kernel.
+    /// Counts an open of what was found, and settles which way it goes. `fd` is what the kernel is
+    /// handed where it has to be.
     ///
     /// # Errors
-    /// `ESTALE` where the kernel has another file open by this number: that one has lost its name
+    /// `EINVAL` for O_DIRECT that the layer's file system does not have; `ESTALE` where the kernel has another file open by this number: that one has lost its name
     /// then, and the kernel finds a new number when it looks again.
-    pub(super) fn enter_open<F: AsFd>(
+    pub(super) fn enter_open(
         &self,
         inode: &Arc<Inode>,
         here: &Here,
         how: OpenHow,
         register: Register<'_>,
-        fd: impl FnOnce() -> Res<F>,
+        fd: &OwnedFd,
     ) -> Res<Entered> {
         let mut wish = Wish {
             file: self.file_of(inode, here),
@@ -246,27 +246,30 @@ impl View {
             }
             return Err(Errno::STALE);
         };
-        Ok(Entered {
+        let entered = Entered {
             inode: inode.clone(),
             backing,
             keeps_cache,
             maps: wish.maps,
-        })
+        };
+        if entered.backing.is_some() {
+            allow_direct(fd, how)?;
+        }
+        Ok(entered)
     }
 
-    fn backing<F: AsFd>(
+    fn backing(
         &self,
         here: &Here,
         wish: &Wish,
         register: Register<'_>,
-        fd: impl FnOnce() -> Res<F>,
+        fd: &OwnedFd,
     ) -> Res<Option<Backing>> {
         let Some(file) = wish.file else {
             return Ok(None);
         };
-        let fd = fd()?;
         if wish.writes {
-            self.make_room(&fd);
+            self.make_room(fd);
         }
         let kept = match here.upper {
             None => here
@@ -286,7 +289,7 @@ impl View {
         };
         // Open for writing it would be in the way of mount(2), MS_RDONLY, and of execve(2).
         let only_read = || {
-            let flags = rustix::fs::fcntl_getfl(&fd)?;
+            let flags = rustix::fs::fcntl_getfl(fd)?;
             Ok::<_, Errno>(flags.contains(OFlags::PATH) || (flags & OFlags::ACCMODE).is_empty())
         };
         if let (Some(kept), Some(backing)) = (kept, &backing)
@@ -316,6 +319,15 @@ impl View {
             inode.data.way.lock().as_deref(),
             Some(Way { now: Now::Through { mappers, .. }, .. }) if *mappers > 0
         )
+    }
+}
+
+/// Where the kernel reads by itself, O_DIRECT is between it and the layer's file system: what that
+/// does not have would be an EIO.
+fn allow_direct(fd: &OwnedFd, how: OpenHow) -> Res<()> {
+    match how.flags.contains(OFlags::DIRECT) {
+        true => obj::reopen(fd, how.backing() | OFlags::DIRECT).map(drop),
+        false => Ok(()),
     }
 }
 

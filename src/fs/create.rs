@@ -11,13 +11,12 @@ use super::backing::{Register, by_daemon};
 use super::open::{OpenFile, Opened, Served};
 use super::resolve::{Here, Outcome, join};
 use super::upper::Data;
-use super::{Attr, Caller, Entry, Inode, IoMode, OpenHow, Source, Src, View};
+use super::{Caller, Entry, Inode, IoMode, OpenHow, View};
 use crate::layer::machinery;
 use crate::rules::Pos;
 use crate::sys::creds::as_caller;
 use crate::sys::obj::{self, Stat};
 use crate::sys::{Errno, Res};
-use std::cell::OnceCell;
 
 /// Where a new name goes.
 pub(super) struct Place {
@@ -119,29 +118,9 @@ impl View {
         self.enter(&place.parent, name, self.here_made(place, stat))
     }
 
-    fn here_made(&self, place: &Place, mut stat: Stat) -> Here {
+    fn here_made(&self, place: &Place, stat: Stat) -> Here {
         let number = self.own_number(place.upper, &stat);
-        if stat.rdev == machinery::STORED_NULL_DEVICE {
-            stat.rdev = machinery::NULL_DEVICE;
-        }
-        let src = Src {
-            layer: place.upper,
-            default: false,
-        };
-        Here {
-            path: place.path.clone(),
-            pos: place.pos,
-            source: match stat.is_dir() {
-                true => Source::Dir(std::iter::once(src).collect()),
-                false => Source::One(src),
-            },
-            attr: Attr { number, stat },
-            fd: OnceCell::new(),
-            open: None,
-            upper: Some(place.upper),
-            target: None,
-            trust: self.own_trust(),
-        }
+        self.here(place.upper, place.path.clone(), place.pos, stat, number)
     }
 
     /// Makes and opens a regular file where no kernel reads by itself. Returns the handle's number.
@@ -207,13 +186,13 @@ impl View {
         };
         let stat = obj::stat(&file)?;
         let here = self.here_made(&place, stat);
-        let (entry, inode) = self.enter(&place.parent, name, self.here_made(&place, stat))?;
+        let (entry, inode) = self.made(&place, name, stat)?;
         let epoch = inode.data.state.read().epoch;
         if handless {
             self.keep_handless(&inode, file, epoch);
             return Ok((entry, Opened::without_handle()));
         }
-        match self.enter_open(&inode, &here, how, register, || Ok(&file)) {
+        match self.enter_open(&inode, &here, how, register, &file) {
             Ok(entered) => {
                 let file = Served::file(Arc::new(file));
                 let file = OpenFile::new(entered, how, file, epoch);

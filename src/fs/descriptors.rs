@@ -2,38 +2,12 @@
 //! all views share its limit. Where they come near it, those of files that are not in use right now
 //! are let go of, and had again when the file is used.
 
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use super::Held;
-use crate::sys::most_descriptors;
-
-/// How many descriptors the open files of all views keep.
-static KEPT: AtomicUsize = AtomicUsize::new(0);
-
-/// An open file's descriptor, counted.
-#[derive(Debug)]
-pub(super) struct Descriptor(Arc<OwnedFd>);
-
-impl Descriptor {
-    pub(super) fn new(fd: Arc<OwnedFd>) -> Descriptor {
-        KEPT.fetch_add(1, Ordering::Relaxed);
-        Descriptor(fd)
-    }
-
-    pub(super) fn get(&self) -> Arc<OwnedFd> {
-        self.0.clone()
-    }
-}
-
-impl Drop for Descriptor {
-    fn drop(&mut self) {
-        KEPT.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+use crate::budget::OPEN;
 
 /// The open files of all views of the process, which has one table of descriptors.
 #[derive(Debug, Default)]
@@ -52,7 +26,7 @@ static EVERYWHERE: Mutex<Everywhere> = Mutex::new(Everywhere {
 impl Everywhere {
     /// Lets go of what is not in use right now, where there are more descriptors than `most`.
     fn bound(&mut self, most: usize) {
-        if KEPT.load(Ordering::Relaxed) <= most.max(self.next) {
+        if OPEN.kept() <= most.max(self.next) {
             return;
         }
         self.views.retain(|view| view.strong_count() > 0);
@@ -61,7 +35,7 @@ impl Everywhere {
                 file.let_go();
             }
         }
-        self.next = KEPT.load(Ordering::Relaxed) + most / 8;
+        self.next = OPEN.kept() + most / 8;
     }
 }
 
@@ -76,20 +50,12 @@ pub(super) fn count_open(held: &Arc<Held>) {
 
 /// To be called after each open: lets go of what is not in use, where there is too much.
 pub(super) fn bound() {
-    let most = most_open();
-    if KEPT.load(Ordering::Relaxed) > most
+    if OPEN.excess() > 0
         // Else somebody is at it.
         && let Some(mut everywhere) = EVERYWHERE.try_lock()
     {
-        everywhere.bound(most);
+        everywhere.bound(OPEN.most());
     }
-}
-
-/// How many descriptors open files may hold: three eighths of the limit. Files that are kept for
-/// reading have a third, directories an eighth, and requests the rest.
-fn most_open() -> usize {
-    static LIMIT: OnceLock<usize> = OnceLock::new();
-    *LIMIT.get_or_init(|| most_descriptors() / 8 * 3)
 }
 
 #[cfg(test)]

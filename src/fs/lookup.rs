@@ -219,14 +219,11 @@ impl View {
         if let Some(number) = told.flatten().filter(holds).filter(&free) {
             return number;
         }
-        if known(first).is_some_and(|known| self.may_be(&known, here) && !known.is_nameless()) {
+        if free(&first) {
             return first;
         }
-        let salts = (1..MAX_SALT).map(|salt| id::of_path(&here.path, salt));
-        std::iter::once(first)
-            .chain(salts)
-            .find(free)
-            .unwrap_or(first)
+        let mut salts = (1..MAX_SALT).map(|salt| id::of_path(&here.path, salt));
+        salts.find(free).unwrap_or(first)
     }
 
     /// Keeps the number of a path where it is not the first choice.

@@ -208,7 +208,8 @@ impl View {
         Some((fd, flags, src, pos))
     }
 
-    fn here(&self, upper: u8, path: Vec<u8>, pos: Pos, stat: Stat, number: u64) -> Here {
+    /// What an upper alone has at a path.
+    pub(super) fn here(&self, upper: u8, path: Vec<u8>, pos: Pos, stat: Stat, number: u64) -> Here {
         let src = Src {
             layer: upper,
             default: false,

@@ -8,10 +8,11 @@ use parking_lot::RwLock;
 use rustix::fs::OFlags;
 
 use super::backing::{Backing, Entered, Register, by_daemon};
-use super::descriptors::{Descriptor, bound};
+use super::descriptors::bound;
 use super::resolve::Here;
 use super::upper::Data;
 use super::{Caller, Inode, Source, View};
+use crate::budget::{Kept, OPEN};
 use crate::sys::obj;
 use crate::sys::{Errno, Res};
 
@@ -84,16 +85,16 @@ pub struct OpenFile {
 #[derive(Debug)]
 pub(super) enum Served {
     /// A descriptor to read and write.
-    File(Descriptor),
+    File(Kept),
     /// One that only names it (`O_PATH`): the kernel does the reading.
-    Object(Descriptor),
+    Object(Kept),
     /// Its inode.
     Nothing,
 }
 
 impl Served {
     pub(super) fn file(fd: Arc<OwnedFd>) -> Served {
-        Served::File(Descriptor::new(fd))
+        Served::File(OPEN.keep(fd))
     }
 }
 
@@ -228,10 +229,7 @@ impl View {
                 return Ok(self.opened(opened));
             }
             let file = self.open_copied(&here, how)?;
-            let entered = self.enter_open(&inode, &here, how, register, || Ok(&*file))?;
-            if entered.backing.is_some() {
-                allow_direct(&file, how)?;
-            }
+            let entered = self.enter_open(&inode, &here, how, register, &file)?;
             if truncate {
                 self.empty(&here, &file, how, caller)?;
             }
@@ -262,10 +260,7 @@ impl View {
         }
         if here.upper.is_none() {
             let file = self.open_to_read(&here, how)?;
-            let entered = self.enter_open(inode, &here, how, register, || Ok(&*file))?;
-            if entered.backing.is_some() {
-                allow_direct(&file, how)?;
-            }
+            let entered = self.enter_open(inode, &here, how, register, &file)?;
             return Ok(OpenFile::new(entered, how, Served::file(file), epoch));
         }
         self.open_named(inode, here, how, register, epoch)
@@ -281,10 +276,9 @@ impl View {
         epoch: u32,
     ) -> Res<OpenFile> {
         let fd = self.reach(&here)?.ok_or(Errno::IO)?;
-        let entered = self.enter_open(inode, &here, how, register, || Ok(fd))?;
+        let entered = self.enter_open(inode, &here, how, register, fd)?;
         let served = if entered.backing.is_some() {
-            allow_direct(fd, how)?;
-            Served::Object(Descriptor::new(here.fd.into_inner().ok_or(Errno::IO)?))
+            Served::Object(OPEN.keep(here.fd.into_inner().ok_or(Errno::IO)?))
         } else {
             Served::file(Arc::new(self.open_upper(&here, how)?))
         };
@@ -416,15 +410,6 @@ impl View {
         let file = self.held.files.remove(handle)?;
         let through = file.entered.backing.is_some();
         (through && file.how.maps()).then(|| file.inode().number)
-    }
-}
-
-/// Where the kernel reads by itself, O_DIRECT is between it and the layer's file system: what that
-/// does not have would be an EIO.
-fn allow_direct(fd: &OwnedFd, how: OpenHow) -> Res<()> {
-    match how.flags.contains(OFlags::DIRECT) {
-        true => obj::reopen(fd, how.backing() | OFlags::DIRECT).map(drop),
-        false => Ok(()),
     }
 }
 

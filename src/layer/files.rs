@@ -5,8 +5,7 @@
 //! that is not the same any more takes all of them along (SEMANTICS section 8).
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -14,42 +13,20 @@ use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
 use super::Layer;
+use crate::budget::{self, FILES};
 use crate::sys::obj;
-use crate::sys::{Errno, Res, most_descriptors};
+use crate::sys::{Errno, Res};
 
 /// The most of one layer, each a descriptor: what a node that boots reads, and more.
 const MOST: usize = 8192;
 /// What nobody asked for in so long is let go of.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// How many files all layers of the process keep.
-static ALL: AtomicUsize = AtomicUsize::new(0);
-
-/// How many they may keep: a third of the descriptors that there may be.
-fn most_of_all() -> usize {
-    static LIMIT: OnceLock<usize> = OnceLock::new();
-    *LIMIT.get_or_init(|| most_descriptors() / 3)
-}
-
 #[derive(Debug)]
 struct Kept {
-    fd: Arc<OwnedFd>,
+    fd: budget::Kept,
     file: (u64, u64),
     used: Instant,
-}
-
-impl Kept {
-    fn new(fd: Arc<OwnedFd>, file: (u64, u64)) -> Kept {
-        ALL.fetch_add(1, Ordering::Relaxed);
-        let used = Instant::now();
-        Kept { fd, file, used }
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        ALL.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 #[derive(Debug)]
@@ -119,7 +96,7 @@ impl Layer {
                 && kept.file == file
             {
                 kept.used = Instant::now();
-                return Ok(kept.fd.clone());
+                return Ok(kept.fd.get());
             }
         }
         let fd = self.open_regular(path, OFlags::RDONLY)?;
@@ -128,14 +105,17 @@ impl Layer {
             return Err(Errno::STALE);
         }
         let fd = Arc::new(fd);
-        let kept = Kept::new(fd.clone(), file);
+        let kept = Kept {
+            fd: FILES.keep(fd.clone()),
+            file,
+            used: Instant::now(),
+        };
         let mut gone = Vec::new();
         let mut state = self.files.0.lock();
         if state.root.as_ref().is_some_and(|at| Arc::ptr_eq(at, &root)) {
             gone.extend(state.files.put(path.into(), kept));
             let more = state.files.len().saturating_sub(MOST);
-            let more = more.max(ALL.load(Ordering::Relaxed).saturating_sub(most_of_all()));
-            for _ in 0..more {
+            for _ in 0..more.max(FILES.excess()) {
                 gone.extend(state.files.pop_lru().map(|(_, kept)| kept));
             }
         }

@@ -93,7 +93,8 @@ impl Layer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::{LayerSpec, UpperSpec};
+    use crate::layer::UpperSpec;
+    use crate::layer::tests::spec;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -107,17 +108,11 @@ mod tests {
         std::os::unix::fs::symlink("../../secret", at("dir/link")).unwrap();
         std::os::unix::fs::symlink("dir", at("way")).unwrap();
         std::os::unix::fs::symlink("..", at("out")).unwrap();
-        let layer = Layer::new(LayerSpec {
-            label: "test".into(),
-            base: top.path().join("upper"),
-            sub: None,
-            require_mount: None,
-            optional: false,
-            upper: Some(UpperSpec {
-                work: Some(top.path().into()),
-                ..UpperSpec::default()
-            }),
-        });
+        let upper = UpperSpec {
+            work: Some(top.path().into()),
+            ..UpperSpec::default()
+        };
+        let layer = Layer::new(spec(top.path().join("upper"), Some(upper)));
         let form = layer.caps().unwrap().form;
         if form != Form::Device {
             assert!(layer.glance(b"dir/file", SECOND).unwrap().is_none());

@@ -7,47 +7,32 @@
 //! it along (SEMANTICS section 8).
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::Layer;
+use crate::budget::{self, DIRECTORIES};
+use crate::sys::Res;
 use crate::sys::obj::is_at_or_below;
-use crate::sys::{Res, most_descriptors};
 
 /// As often as a root is looked at again.
 const LONGEST: Duration = Duration::from_secs(1);
 /// Each costs a descriptor.
 const MOST: usize = 128;
 
-/// How many directories all layers of the process hold.
-static ALL: AtomicUsize = AtomicUsize::new(0);
-
-/// How many they may hold: an eighth of the descriptors that there may be.
-fn most_of_all() -> usize {
-    static LIMIT: OnceLock<usize> = OnceLock::new();
-    *LIMIT.get_or_init(|| most_descriptors() / 8)
-}
-
 #[derive(Debug)]
 struct Kept {
-    fd: Arc<OwnedFd>,
+    fd: budget::Kept,
     since: Instant,
 }
 
 impl Kept {
     fn new(fd: Arc<OwnedFd>, since: Instant) -> Kept {
-        ALL.fetch_add(1, Ordering::Relaxed);
+        let fd = DIRECTORIES.keep(fd);
         Kept { fd, since }
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        ALL.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -137,7 +122,7 @@ impl Layer {
             if let Some(kept) = state.dirs.get(path)
                 && believed(kept, age)
             {
-                return Ok(kept.fd.clone());
+                return Ok(kept.fd.get());
             }
             state.changes
         };
@@ -145,7 +130,7 @@ impl Layer {
         let mut state = self.held.state.lock();
         if state.changes == changes && !age.is_zero() {
             state.dirs.put(path.into(), Kept::new(fd.clone(), since));
-            if state.dirs.len() > MOST || ALL.load(Ordering::Relaxed) > most_of_all() {
+            if state.dirs.len() > MOST || DIRECTORIES.excess() > 0 {
                 state.dirs.pop_lru();
             }
         }
@@ -162,7 +147,7 @@ impl Layer {
         let changes = {
             let state = self.held.state.lock();
             if let Some(kept) = state.work.as_ref().filter(|kept| believed(kept, LONGEST)) {
-                return Ok(kept.fd.clone());
+                return Ok(kept.fd.get());
             }
             state.changes
         };
@@ -213,21 +198,15 @@ impl Layer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::{LayerSpec, UpperSpec};
+    use crate::layer::UpperSpec;
+    use crate::layer::tests::spec;
     use crate::sys::Errno;
     use crate::sys::obj;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn upper(base: &std::path::Path) -> Layer {
-        Layer::new(LayerSpec {
-            label: "test".into(),
-            base: base.into(),
-            sub: None,
-            require_mount: None,
-            optional: false,
-            upper: Some(UpperSpec::default()),
-        })
+        Layer::new(spec(base, Some(UpperSpec::default())))
     }
 
     #[test]

@@ -433,15 +433,19 @@ fn resolve_lexically(link: &[u8], target: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn layer(base: PathBuf) -> Layer {
-        Layer::new(LayerSpec {
+    pub(super) fn spec(base: impl Into<PathBuf>, upper: Option<UpperSpec>) -> LayerSpec {
+        LayerSpec {
             label: "test".into(),
-            base,
+            base: base.into(),
             sub: None,
             require_mount: None,
             optional: false,
-            upper: None,
-        })
+            upper,
+        }
+    }
+
+    fn layer(base: PathBuf) -> Layer {
+        Layer::new(spec(base, None))
     }
 
     #[test]

@@ -447,17 +447,10 @@ mod tests {
     use xxhash_rust::xxh3::xxh3_64;
 
     use super::*;
-    use crate::layer::LayerSpec;
+    use crate::layer::tests::spec;
 
     fn lower(base: &std::path::Path) -> Layer {
-        Layer::new(LayerSpec {
-            label: "test".into(),
-            base: base.into(),
-            sub: None,
-            require_mount: None,
-            optional: false,
-            upper: None,
-        })
+        Layer::new(spec(base, None))
     }
 
     fn by_path(walked: Walked<'_>, put: &mut dyn FnMut(u64)) {

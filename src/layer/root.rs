@@ -215,6 +215,7 @@ fn check_mounted(rule: &MountRule, base: &Path, fd: &OwnedFd) -> Result<(), Miss
 mod tests {
     use super::*;
     use crate::layer::UpperSpec;
+    use crate::layer::tests::spec;
 
     #[test]
     fn a_symlink_that_takes_the_place_of_an_upper_is_not_followed() {
@@ -223,14 +224,7 @@ mod tests {
         for name in ["upper", "other"] {
             std::fs::create_dir(at(name)).unwrap();
         }
-        let spec = LayerSpec {
-            label: "test".into(),
-            base: at("upper"),
-            sub: None,
-            require_mount: None,
-            optional: false,
-            upper: Some(UpperSpec::default()),
-        };
+        let spec = spec(at("upper"), Some(UpperSpec::default()));
         assert!(open(&spec).is_ok());
         std::fs::rename(at("upper"), at("moved")).unwrap();
         std::os::unix::fs::symlink("other", at("upper")).unwrap();
