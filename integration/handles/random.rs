@@ -2,32 +2,10 @@
 //! a view forget.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use crate::handle::{EVENTS, Handle, Object, assert_stale};
+use crate::harness::paths::{any_path, universe};
 use crate::harness::*;
-
-const NAMES: [&str; 4] = ["a", "b", "c", "d"];
-const DEPTH: u32 = 3;
-
-fn any_path(rng: &mut fastrand::Rng) -> PathBuf {
-    let depth = rng.u32(1..=DEPTH);
-    let name = |_| NAMES[rng.usize(..NAMES.len())];
-    (0..depth).map(name).collect()
-}
-
-fn universe() -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    let mut level = vec![PathBuf::new()];
-    for _ in 0..DEPTH {
-        level = level
-            .iter()
-            .flat_map(|dir| NAMES.map(|name| dir.join(name)))
-            .collect();
-        all.extend(level.iter().cloned());
-    }
-    all
-}
 
 /// Handles by number, since that is what an object is, and by which of its kind it was.
 #[derive(Default)]

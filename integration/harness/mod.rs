@@ -14,6 +14,7 @@
 
 pub mod actor;
 pub mod ops;
+pub mod paths;
 pub mod snapshot;
 pub mod sys;
 

@@ -1,38 +1,15 @@
 //! Threads change lower layers at random while others use the views; when all is quiet, every view
 //! is what a newly mounted one is. Round after round over warm caches.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::harness::paths::{NAMES, any_path, universe};
 use crate::harness::*;
 use crate::site::Site;
 
-/// Few names, so that things meet.
-const NAMES: [&str; 4] = ["a", "b", "c", "d"];
-const DEPTH: u32 = 3;
 const LOWERS: usize = 3;
 const VIEWS: usize = 3;
-
-/// Every path that there can be.
-fn universe() -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    let mut level = vec![PathBuf::new()];
-    for _ in 0..DEPTH {
-        level = level
-            .iter()
-            .flat_map(|dir| NAMES.map(|name| dir.join(name)))
-            .collect();
-        all.extend(level.iter().cloned());
-    }
-    all
-}
-
-fn any_path(rng: &mut fastrand::Rng) -> PathBuf {
-    let depth = rng.u32(1..=DEPTH);
-    (0..depth)
-        .map(|_| NAMES[rng.usize(..NAMES.len())])
-        .collect()
-}
 
 fn remove(path: &Path) {
     // Another thread may be at work there: then it stays.
