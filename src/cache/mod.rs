@@ -240,7 +240,7 @@ impl Cache {
     }
 
     fn bit(&self, dev: u64, ino: u64) -> (&AtomicU64, u64) {
-        let hash = xxh3_64(&[dev.to_ne_bytes(), ino.to_ne_bytes()].concat());
+        let hash = xxh3_64([dev.to_ne_bytes(), ino.to_ne_bytes()].as_flattened());
         let word = (hash >> 6) as usize % self.seen.len();
         (&self.seen[word], 1 << (hash & 63))
     }

@@ -142,12 +142,10 @@ fn of_daemon<T: serde::de::DeserializeOwned>(
     ask: crate::control::Ask,
 ) -> Result<Option<T>, Failure> {
     use crate::control::Code;
-    if !crate::control::is_running(&config.control) {
-        return Ok(None);
-    }
     match crate::control::ask(&config.control, ask) {
         Ok(answer) => Ok(Some(answer)),
-        Err(ClientError::NotRunning(_)) => Ok(None),
+        // Nobody listens there, or this process may not ask.
+        Err(ClientError::NotRunning(_) | ClientError::Socket { .. }) => Ok(None),
         Err(ClientError::Refused(refusal))
             if matches!(refusal.code, Code::Unknown | Code::Denied) =>
         {

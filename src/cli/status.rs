@@ -1,13 +1,13 @@
 //! `statelite status`.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use clap::Args;
 
 use super::{Failure, Globals, NOT_SERVED, print_json, say};
 use crate::config::Config;
-use crate::control::{self, Ask, NodeStatus, State, Status};
+use crate::control::{self, Ask, NodeStatus, State, Status, unix_seconds};
 
 const ABOUT: &str = "Show how the daemon's nodes are
 
@@ -64,9 +64,7 @@ fn missing(node: &NodeStatus) -> impl Iterator<Item = String> {
 }
 
 fn ago(seconds: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.unwrap_or(Duration::ZERO).as_secs();
-    match now.saturating_sub(seconds) {
+    match unix_seconds(SystemTime::now()).saturating_sub(seconds) {
         s @ 0..=119 => format!("{s} s"),
         s @ 120..=7199 => format!("{} min", s / 60),
         s @ 7200..=172_799 => format!("{} h", s / 3600),

@@ -51,11 +51,6 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Does a daemon listen there, and may this process ask it?
-pub fn is_running(socket: &Path) -> bool {
-    UnixStream::connect(socket).is_ok()
-}
-
 /// Asks, and waits for the answer; `T` is what [`Ask`] names for the request.
 ///
 /// # Errors

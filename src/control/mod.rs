@@ -11,13 +11,20 @@ mod client;
 mod line;
 
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::fs::explain::Explanation;
 
-pub use client::{ClientError, ask, is_running};
+pub use client::{ClientError, ask};
 pub use line::{LineError, read_line, write_line};
+
+/// As times are told: seconds since 1970, 0 before that.
+pub fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
 
 /// The version of the words below.
 pub const VERSION: u32 = 1;

@@ -226,12 +226,12 @@ impl Prepared {
     pub fn view(self) -> Result<Built, BuildError> {
         let (node, layers) = (self.spec.name.clone(), self.spec.layers.clone());
         let view = View::new(self.spec).map_err(|error| BuildError::View {
-            why: match (error, super::reset::mounted_on(&node)) {
-                (Errno::BUSY, Ok(Some(point))) => {
-                    format!("it is mounted already, on {}", point.display())
-                }
-                (Errno::BUSY, _) => "another process writes to its upper layers".into(),
-                _ => why(&layers, error),
+            why: match error {
+                Errno::BUSY => match super::reset::mounted_on(&node) {
+                    Ok(Some(point)) => format!("it is mounted already, on {}", point.display()),
+                    _ => "another process writes to its upper layers".into(),
+                },
+                error => why(&layers, error),
             },
             node,
         })?;

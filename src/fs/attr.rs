@@ -1,7 +1,5 @@
 //! GETATTR, SETATTR, STATFS.
 
-use std::time::Duration;
-
 use rustix::fs::{Mode, OFlags, StatVfs};
 
 use super::resolve::Here;
@@ -35,11 +33,7 @@ impl View {
     pub fn getattr(&self, number: u64, handle: Option<u64>) -> Res<Entry> {
         let inode = self.inode(number)?;
         if let Some(entry) = self.near_attr(&inode) {
-            let lifetime = match self.may_be_mapped(&inode) {
-                true => Duration::ZERO,
-                false => entry.lifetime,
-            };
-            return Ok(Entry { lifetime, ..entry });
+            return Ok(entry);
         }
         match self.object(&inode) {
             Ok(here) => Ok(Entry {

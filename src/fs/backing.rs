@@ -334,10 +334,7 @@ fn allow_direct(fd: &OwnedFd, how: OpenHow) -> Res<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fs::Caller;
-    use crate::fs::tests::{ROOT, plain};
-
-    const ME: Caller = Caller { uid: 0, gid: 0 };
+    use crate::fs::tests::{ME, ROOT, plain};
 
     /// A kernel that takes every file.
     fn takes(_: BorrowedFd<'_>, _: u64) -> Option<Backing> {

@@ -61,10 +61,8 @@ pub(super) fn bound() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fs::tests::{ROOT, plain};
-    use crate::fs::{Caller, OpenHow, View};
-
-    const ME: Caller = Caller { uid: 0, gid: 0 };
+    use crate::fs::tests::{ME, ROOT, plain};
+    use crate::fs::{OpenHow, View};
 
     #[test]
     fn descriptors_are_bounded_for_all_views_together() {

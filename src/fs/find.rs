@@ -420,10 +420,8 @@ mod tests {
     use rustix::fs::RenameFlags;
 
     use super::*;
-    use crate::fs::tests::{ROOT, plain};
-    use crate::fs::{Caller, OpenHow};
-
-    const ME: Caller = Caller { uid: 0, gid: 0 };
+    use crate::fs::OpenHow;
+    use crate::fs::tests::{ME, ROOT, plain};
 
     /// Opened by its handle, and forgotten again.
     fn find(view: &View, number: u64) -> Res<()> {

@@ -214,14 +214,20 @@ impl View {
 
     /// The directories at and below a path that the kernel holds.
     pub fn every_dir(&self, top: &[u8]) -> Vec<Notice> {
-        let mut notices = Vec::new();
+        let dirs = self.dirs_below(top, |_| true);
+        dirs.into_iter().map(Notice::Wait).collect()
+    }
+
+    /// The numbers of such directories, as far as they are wanted.
+    fn dirs_below(&self, top: &[u8], wanted: impl Fn(u64) -> bool) -> Vec<u64> {
+        let mut dirs = Vec::new();
         self.held.inodes.for_each(|inode| {
-            let is_dir = inode.data.state.read().kind == libc::S_IFDIR;
+            let is_dir = wanted(inode.number) && inode.data.state.read().kind == libc::S_IFDIR;
             if is_dir && inode.path().is_some_and(|path| is_at_or_below(&path, top)) {
-                notices.push(Notice::Wait(inode.number));
+                dirs.push(inode.number);
             }
         });
-        notices
+        dirs
     }
 
     /// Every name at and below a directory that the kernel may hold, present ones and absent ones,
@@ -268,15 +274,8 @@ impl View {
 
     /// Directories have other paths now, with all below: they are found by these.
     pub(super) fn dirs_moved(&self, top: &[u8]) {
-        let mut moved = Vec::new();
-        self.held.inodes.for_each(|inode| {
-            // The others are found by these already.
-            let is_dir =
-                id::is_of_path(inode.number) && inode.data.state.read().kind == libc::S_IFDIR;
-            if is_dir && inode.path().is_some_and(|path| is_at_or_below(&path, top)) {
-                moved.push(inode.number);
-            }
-        });
+        // The others are found by these already.
+        let moved = self.dirs_below(top, id::is_of_path);
         self.held.own_dirs.lock().extend(moved);
     }
 

@@ -109,33 +109,27 @@ impl View {
                 stat.nlink = 1;
             }
             let number = inode.number;
-            return Some(self.own_entry(Attr { number, stat }));
+            return Some(self.own_entry(inode, Attr { number, stat }));
         }
         let link = inode.only_link()?;
         let near = self.near(&link.parent)?;
         self.plain_step(&near, &link.name)?;
         let stat = obj::stat_name(&*near.fd, &link.name).ok()?;
         self.is_by_birth(inode, near.upper, &stat)
-            .then(|| self.own_entry(self.shown(inode.number, stat)))
+            .then(|| self.own_entry(inode, self.shown(inode.number, stat)))
     }
 
     /// What the node itself made or changed, as the kernel is told of it.
-    fn own_entry(&self, attr: Attr) -> Entry {
+    fn own_entry(&self, inode: &Inode, attr: Attr) -> Entry {
         Entry {
             attr,
-            lifetime: self.lifetime(self.own_trust()),
+            lifetime: self.lifetime_of(inode, self.own_trust()),
         }
     }
 
     /// An object that is in its upper already (no directory).
     pub(super) fn near_here(&self, inode: &Inode) -> Option<Box<Here>> {
-        if self.in_upper_by(inode)? {
-            return None;
-        }
-        match self.being_written(inode) {
-            Some(here) => Some(here),
-            None => self.near_named(inode),
-        }
+        self.being_written(inode).or_else(|| self.near_named(inode))
     }
 
     /// The same, by its name as it is now.
@@ -299,13 +293,11 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::fs::tests::{ROOT, plain};
-    use crate::fs::{Caller, Changes, OpenHow};
+    use crate::fs::tests::{ME, ROOT, plain};
+    use crate::fs::{Changes, OpenHow};
     use crate::sys::Errno;
     use crate::sys::obj::SetTime;
     use rustix::fs::RenameFlags;
-
-    const ME: Caller = Caller { uid: 0, gid: 0 };
 
     fn create(view: &View, parent: u64, name: &[u8]) -> Result<u64, Errno> {
         let how = OpenHow::from_raw(libc::O_WRONLY | libc::O_EXCL);

@@ -416,9 +416,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fs::tests::{ROOT, plain};
-
-    const ME: Caller = Caller { uid: 0, gid: 0 };
+    use crate::fs::tests::{ME, ROOT, plain};
 
     #[test]
     fn a_descriptor_that_was_let_go_of_is_had_again() {

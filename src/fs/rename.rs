@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
-use super::View;
 use super::resolve::{Here, Outcome};
 use super::upper::Data;
+use super::{Inode, View};
 use crate::layer::machinery::{self, Form};
 use crate::layer::{Layer, store};
 use crate::sys::obj;
@@ -142,8 +142,10 @@ impl View {
                 .inodes
                 .rename(inode, (&from_parent, name), (&to_parent, new_name));
         }
-        for inode in moved.iter().chain(replaced.iter().filter(|_| exchange)) {
-            if let Some(path) = inode.path().filter(|_| dirs_moved) {
+        if dirs_moved {
+            let is_dir = |inode: &&Arc<Inode>| inode.data.state.read().kind == libc::S_IFDIR;
+            let both = moved.iter().chain(replaced.iter().filter(|_| exchange));
+            for path in both.filter(is_dir).filter_map(|inode| inode.path()) {
                 self.dirs_moved(&path);
             }
         }

@@ -8,6 +8,8 @@ use crate::fleet::{PlainSpec, Shared, plain_view};
 use crate::layer::FormChoice;
 
 pub(crate) const ROOT: u64 = id::ROOT;
+/// Who asks where it does not matter.
+pub(crate) const ME: Caller = Caller { uid: 0, gid: 0 };
 
 /// A view over one lower directory that `fill` fills.
 pub(crate) fn plain(dir: &Path, fill: impl FnOnce(&Path)) -> View {
@@ -28,8 +30,6 @@ pub(crate) fn plain(dir: &Path, fill: impl FnOnce(&Path)) -> View {
     )
     .unwrap()
 }
-
-const ME: Caller = Caller { uid: 0, gid: 0 };
 
 fn read(view: &View, number: u64, handle: u64) -> Vec<u8> {
     let mut buf = vec![0; 64];

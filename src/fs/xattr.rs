@@ -34,7 +34,7 @@ impl View {
             // The kernel asks for a capability that a first write would clear.
             attrs_by(flags, &fd).get(&stored)
         } else {
-            let here = match self.near_here(&inode) {
+            let here = match self.near_named(&inode) {
                 Some(here) => here,
                 None => self.object(&inode)?,
             };

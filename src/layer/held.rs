@@ -84,6 +84,14 @@ impl State {
         self.dirs.clear();
         self.changes += 1;
     }
+
+    fn let_go_where(&mut self, goes: impl Fn(&[u8], &Kept) -> bool) {
+        let gone = self.dirs.iter().filter(|(held, kept)| goes(held, kept));
+        let gone: Vec<Box<[u8]>> = gone.map(|(held, _)| held.clone()).collect();
+        for held in gone {
+            self.dirs.pop(&held);
+        }
+    }
 }
 
 fn believed(kept: &Kept, age: Duration) -> bool {
@@ -163,15 +171,7 @@ impl Layer {
     /// and then, since each costs a descriptor.
     pub fn let_go_idle(&self) {
         let mut state = self.held.state.lock();
-        let old: Vec<Box<[u8]>> = state
-            .dirs
-            .iter()
-            .filter(|(_, kept)| !believed(kept, LONGEST))
-            .map(|(held, _)| held.clone())
-            .collect();
-        for held in old {
-            state.dirs.pop(&held);
-        }
+        state.let_go_where(|_, kept| !believed(kept, LONGEST));
         state.work = state.work.take().filter(|kept| believed(kept, LONGEST));
         drop(state);
         self.files.let_go_idle();
@@ -183,15 +183,7 @@ impl Layer {
     pub fn let_go_of(&self, path: &[u8]) {
         let mut state = self.held.state.lock();
         state.changes += 1;
-        let gone: Vec<Box<[u8]>> = state
-            .dirs
-            .iter()
-            .filter(|(held, _)| is_at_or_below(held, path))
-            .map(|(held, _)| held.clone())
-            .collect();
-        for held in gone {
-            state.dirs.pop(&held);
-        }
+        state.let_go_where(|held, _| is_at_or_below(held, path));
     }
 }
 

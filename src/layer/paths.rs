@@ -342,7 +342,8 @@ impl Layer {
             for entry in entries {
                 let found = match self.look(&fd, &entry, form) {
                     Ok(Some(found)) => found,
-                    Ok(None) => continue,
+                    // Not looked for, or gone since it was listed.
+                    Ok(None) | Err(Errno::NOENT) => continue,
                     Err(e) => {
                         self.not_looked_at(&at, e);
                         made.incomplete = Some(e);
@@ -390,15 +391,11 @@ impl Layer {
         );
     }
 
-    /// What the walk needs to know of a name; `None` where it is the daemon's own or gone.
+    /// What the walk needs to know of a name; `None` where it is the daemon's own.
     fn look(&self, dir: &OwnedFd, entry: &dir::RawEntry, form: Form) -> Res<Option<Look>> {
         if !self.is_upper() {
             let kind = match entry.kind {
-                0 => match obj::stat_name(dir, &entry.name) {
-                    Ok(stat) => stat.kind(),
-                    Err(Errno::NOENT) => return Ok(None),
-                    Err(e) => return Err(e),
-                },
+                0 => obj::stat_name(dir, &entry.name)?.kind(),
                 kind => kind,
             };
             return Ok(Some(Look::Lower(kind == libc::S_IFDIR)));
@@ -409,18 +406,12 @@ impl Layer {
         if machinery::is_ours(&entry.name, form) {
             return Ok(Some(Look::Machinery));
         }
-        let looked = obj::stat_name(dir, &entry.name).and_then(|stat| {
-            if is_whiteout(&stat) {
-                return Ok(Look::Machinery);
-            }
-            let stored = self.stored_number_of_name(dir.as_fd(), &entry.name, &stat)?;
-            Ok(Look::Upper(Box::new(stat), stored))
-        });
-        match looked {
-            Ok(look) => Ok(Some(look)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(e),
+        let stat = obj::stat_name(dir, &entry.name)?;
+        if is_whiteout(&stat) {
+            return Ok(Some(Look::Machinery));
         }
+        let stored = self.stored_number_of_name(dir.as_fd(), &entry.name, &stat)?;
+        Ok(Some(Look::Upper(Box::new(stat), stored)))
     }
 }
 

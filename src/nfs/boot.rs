@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
-
 use super::{HEADER, NodeRoot};
 use crate::tables::Problem;
 
@@ -13,8 +11,7 @@ const KERNELS: &str = "xcat/osimage";
 const NFS_OPTIONS: &str = "v3,tcp,nolock";
 
 /// Whose words the command line has.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Initrd {
     /// Debian's: `root=/dev/nfs nfsroot=…`, as the kernel's own.
     InitramfsTools,

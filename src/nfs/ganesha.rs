@@ -30,18 +30,14 @@ pub enum GaneshaError {
 ///
 /// # Errors
 /// [`GaneshaError`].
-pub fn ganesha<'r>(
-    roots: impl IntoIterator<Item = &'r NodeRoot>,
-    before: &str,
-) -> Result<String, GaneshaError> {
-    let roots: Vec<&NodeRoot> = roots.into_iter().collect();
+pub fn ganesha(roots: &[NodeRoot], before: &str) -> Result<String, GaneshaError> {
     if roots.len() as u64 > IDS {
         return Err(GaneshaError::TooMany(roots.len()));
     }
     let known = ids(before);
     let mut taken: BTreeSet<u64> = BTreeSet::new();
     let mut numbers: BTreeMap<&str, u64> = BTreeMap::new();
-    for root in &roots {
+    for root in roots {
         let node = root.boot.node.as_str();
         if let Some(id) = known.get(node)
             && taken.insert(*id)

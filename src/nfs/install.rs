@@ -91,11 +91,8 @@ pub fn read(path: &Path) -> Result<String, InstallError> {
 /// # Errors
 /// [`InstallError::File`].
 pub fn install(path: &Path, text: &str) -> Result<bool, InstallError> {
-    match std::fs::read(path) {
-        Ok(bytes) if bytes == text.as_bytes() => return Ok(false),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(path)(error)),
+    if read(path)? == text {
+        return Ok(false);
     }
     let dir = path.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(dir).map_err(failed(dir))?;

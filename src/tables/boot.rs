@@ -5,13 +5,14 @@
 //! name over the network, or know a format that a server reads.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use serde::Serialize;
 
 use super::nodes::split_list;
-use super::{Origin, Problem, Tables, TablesError, images, location, nearest};
-use crate::config::Config;
+use super::{Origin, Problem, Tables, TablesError, images, location, no_image};
+use crate::config::{Config, is_host};
 
 /// Where noderes names a node's server, in the order in which they are looked at.
 const SERVERS: [&str; 3] = ["servicenode", "nfsserver", "xcatmaster"];
@@ -73,25 +74,11 @@ impl Tables {
     /// # Errors
     /// As [`Tables::node`].
     pub fn boot(&self, node: &str, config: &Config) -> Result<NodeBoot, TablesError> {
-        let Some(known) = self.nodes.known(node) else {
-            return Err(TablesError::UnknownNode {
-                node: node.to_owned(),
-                near: nearest::hint(node, self.nodes.names()),
-            });
-        };
+        let known = self.known(node)?;
         let (groups, at) = (self.nodes.groups_of(known), self.nodes.at(known));
-        let image = images::of_node(&self.book, known, groups, at.clone()).map_err(|problem| {
-            TablesError::NoImage {
-                node: node.to_owned(),
-                problem: Box::new(problem),
-            }
-        })?;
-        let mut look = Look {
-            tables: self,
-            node: known,
-            groups,
-            problems: Vec::new(),
-        };
+        let image = images::of_node(&self.book, known, groups, at.clone());
+        let image = image.map_err(no_image(node))?;
+        let mut look = self.look(known);
         let of_image = |table, column| {
             let row = self.book.first(table, [&image.name], column);
             row.map_or_else(String::new, |row| row.text(column).trim().to_owned())
@@ -121,28 +108,32 @@ impl Tables {
 
     /// The first node that has this address.
     pub fn node_of_address(&self, ip: IpAddr) -> Option<String> {
-        let has = |node: &&str| {
-            let mut look = Look {
-                tables: self,
-                node,
-                groups: self.nodes.groups_of(node),
-                problems: Vec::new(),
-            };
-            look.addresses().iter().any(|address| address.ip == ip)
-        };
-        self.nodes.names().find(has).map(str::to_owned)
+        let owners = self.owners.get_or_init(|| {
+            let mut owners = HashMap::new();
+            for node in self.nodes.names() {
+                for address in self.look(node).addresses() {
+                    owners.entry(address.ip).or_insert_with(|| node.to_owned());
+                }
+            }
+            owners
+        });
+        owners.get(&ip).cloned()
+    }
+
+    fn look<'t>(&'t self, node: &'t str) -> Look<'t> {
+        Look {
+            tables: self,
+            node,
+            groups: self.nodes.groups_of(node),
+            problems: Vec::new(),
+        }
     }
 
     /// `None` where the node is this server's to serve: noderes names nobody, or this server in one
     /// of servicenode, nfsserver and xcatmaster.
     pub fn elsewhere(&self, node: &str, config: &Config) -> Option<Elsewhere> {
         let known = self.nodes.known(node)?;
-        let mut look = Look {
-            tables: self,
-            node: known,
-            groups: self.nodes.groups_of(known),
-            problems: Vec::new(),
-        };
+        let mut look = self.look(known);
         let (mut servers, mut place) = (Vec::new(), None);
         for column in SERVERS {
             if let Some((names, at)) = look.value("noderes", column) {
@@ -287,8 +278,7 @@ impl Look<'_> {
     }
 
     fn checked(&mut self, name: String, at: Origin) -> Option<String> {
-        let fits = |b: u8| b.is_ascii_alphanumeric() || b".-_:".contains(&b);
-        if name.bytes().all(fits) && !name.starts_with('-') {
+        if is_host(&name) {
             return Some(name);
         }
         let message = format!("{name:?} is no name or address of a server");

@@ -32,6 +32,7 @@ mod values;
 mod vars;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -62,6 +63,8 @@ pub struct Tables {
     problems: Vec<Problem>,
     commands: Commands,
     hosts: OnceLock<LocalHosts>,
+    /// The first node that has an address.
+    owners: OnceLock<HashMap<IpAddr, String>>,
     images: Mutex<HashMap<Ranks, Arc<OnceLock<Arc<ImageRows>>>>>,
 }
 
@@ -85,6 +88,13 @@ pub enum TablesError {
         /// What is wrong, and where.
         problem: Box<Problem>,
     },
+}
+
+fn no_image(node: &str) -> impl FnOnce(Problem) -> TablesError + '_ {
+    move |problem| TablesError::NoImage {
+        node: node.to_owned(),
+        problem: Box::new(problem),
+    }
 }
 
 fn parenthesised(text: &str) -> String {
@@ -122,6 +132,7 @@ impl Tables {
             problems,
             commands: Commands::default(),
             hosts: OnceLock::new(),
+            owners: OnceLock::new(),
             images: Mutex::default(),
         }
     }
@@ -154,6 +165,16 @@ impl Tables {
         Ok(spec)
     }
 
+    fn known(&self, node: &str) -> Result<&str, TablesError> {
+        let near = || nearest::hint(node, self.nodes.names());
+        self.nodes
+            .known(node)
+            .ok_or_else(|| TablesError::UnknownNode {
+                node: node.to_owned(),
+                near: near(),
+            })
+    }
+
     /// As [`node`](Self::node), without the problems of the rows, which all nodes of its image
     /// have: those come beside it.
     pub(crate) fn node_alone(
@@ -161,19 +182,8 @@ impl Tables {
         node: &str,
         config: &Config,
     ) -> Result<(NodeSpec, Arc<[Problem]>), TablesError> {
-        let Some(known) = self.nodes.known(node) else {
-            let near = nearest::hint(node, self.nodes.names());
-            return Err(TablesError::UnknownNode {
-                node: node.to_owned(),
-                near,
-            });
-        };
-        let (spec, rows) =
-            self.evaluate(known, config)
-                .map_err(|problem| TablesError::NoImage {
-                    node: node.to_owned(),
-                    problem: Box::new(problem),
-                })?;
+        let known = self.known(node)?;
+        let (spec, rows) = self.evaluate(known, config).map_err(no_image(node))?;
         Ok((spec, rows.problems.clone()))
     }
 

@@ -249,19 +249,29 @@ pub struct NodeSpec {
 impl NodeSpec {
     /// Does a node get the same of both, rules aside? Where rows stand does not count.
     pub(crate) fn gives_the_same(&self, other: &NodeSpec) -> bool {
+        self.node == other.node
+            && self.groups == other.groups
+            && self.image == other.image
+            && self.has_same_trees(other)
+            && self.has_same_store(other)
+    }
+
+    /// The same litetrees in the same order, wherever their rows stand?
+    pub(crate) fn has_same_trees(&self, other: &NodeSpec) -> bool {
         fn trees(spec: &NodeSpec) -> impl Iterator<Item = (&Location, &str, Priority)> {
             let trees = spec.trees.iter();
             trees.map(|tree| (&tree.location, tree.mntopts.as_str(), tree.priority))
         }
+        trees(self).eq(trees(other))
+    }
+
+    /// The same store, wherever its row stands?
+    pub(crate) fn has_same_store(&self, other: &NodeSpec) -> bool {
         fn store(spec: &NodeSpec) -> Option<(&Location, &str)> {
             let store = spec.store.as_ref()?;
             Some((&store.location, &store.mntopts))
         }
-        self.node == other.node
-            && self.groups == other.groups
-            && self.image == other.image
-            && trees(self).eq(trees(other))
-            && store(self) == store(other)
+        store(self) == store(other)
     }
 }
 

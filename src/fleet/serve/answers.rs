@@ -1,7 +1,7 @@
 //! What the daemon answers to each request.
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use super::node::{Node, Went};
 use super::reload::Asked;
 use crate::control::{
     Answer, Ask, Code, Daemon, Done, ElsewhereNode, Explained, NodeDone, NodeShown, PathAnswer,
-    Refusal, Reply, Shown, State, Status, VERSION,
+    Refusal, Reply, Shown, State, Status, VERSION, unix_seconds,
 };
 use crate::fleet::shown;
 use crate::fuse::Leave;
@@ -160,12 +160,11 @@ impl Fleet {
                 status
             })
         });
-        let since = self.since.duration_since(UNIX_EPOCH);
         Ok(Status {
             daemon: Daemon {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").into(),
-                since: since.map_or(0, |since| since.as_secs()),
+                since: unix_seconds(self.since),
                 tables: config.tables.clone(),
                 reloads: self.reloads.load(std::sync::atomic::Ordering::Relaxed),
                 refused: *self.refused.lock(),

@@ -12,7 +12,7 @@ use crate::fleet::build::{option_word, rule_path};
 use crate::fs::View;
 use crate::layer::Found;
 use crate::rules::UpperKind;
-use crate::tables::{NodeSpec, RuleRow, StoreRow, TreeRow};
+use crate::tables::{NodeSpec, RuleRow};
 
 /// So many names of what is hidden are told; the rest is counted.
 const NAMES: usize = 10;
@@ -76,21 +76,6 @@ fn same_rule(a: &RuleRow, b: &RuleRow) -> bool {
     (&a.path, a.dir, a.option, a.link) == (&b.path, b.dir, b.option, b.link)
 }
 
-fn same_tree(a: &TreeRow, b: &TreeRow) -> bool {
-    (&a.location, &a.mntopts, a.priority) == (&b.location, &b.mntopts, b.priority)
-}
-
-fn same_store(a: &Option<StoreRow>, b: &Option<StoreRow>) -> bool {
-    match (a, b) {
-        (Some(a), Some(b)) => (&a.location, &a.mntopts) == (&b.location, &b.mntopts),
-        (a, b) => a.is_none() == b.is_none(),
-    }
-}
-
-fn same_trees(a: &[TreeRow], b: &[TreeRow]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_tree(a, b))
-}
-
 /// Is the view the same one? In which lines of the tables that stands does not matter.
 pub(super) fn same_view(old: Basis, new: Basis) -> bool {
     let ((old_spec, old_config), (spec, config)) = (old, new);
@@ -105,9 +90,7 @@ pub(super) fn same_view(old: Basis, new: Basis) -> bool {
 }
 
 fn same_but_rules(old: &NodeSpec, new: &NodeSpec) -> bool {
-    old.image == new.image
-        && same_trees(&old.trees, &new.trees)
-        && same_store(&old.store, &new.store)
+    old.image == new.image && old.has_same_trees(new) && old.has_same_store(new)
 }
 
 fn same_size((old_spec, old): Basis, (spec, new): Basis) -> bool {
@@ -216,7 +199,7 @@ fn settings(old: Basis, new: Basis, same_config: bool) -> Vec<String> {
         };
         differ("image", image(old_spec), image(spec));
     }
-    if !same_trees(&old_spec.trees, &spec.trees) {
+    if !old_spec.has_same_trees(spec) {
         let list = |spec: &NodeSpec| {
             let trees = spec.trees.iter();
             let trees: Vec<String> = trees
@@ -230,7 +213,7 @@ fn settings(old: Basis, new: Basis, same_config: bool) -> Vec<String> {
         };
         differ("litetrees", list(old_spec), list(spec));
     }
-    if !same_store(&old_spec.store, &spec.store) {
+    if !old_spec.has_same_store(spec) {
         let store = |spec: &NodeSpec| {
             let store = spec.store.as_ref();
             store.map_or("none".into(), |s| s.location.path.display().to_string())

@@ -6,7 +6,7 @@
 //! that was mounted anew is taken from it once before it is given again: it would go on with the old
 //! mount otherwise. Lock order: `writing`, which is held across I/O, then `state`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -181,15 +181,8 @@ pub(super) fn run(fleet: &Arc<Fleet>) {
             .status
             .as_ref()
             .is_some_and(|status| status.error.is_some());
-        let until = Instant::now() + if failing { AGAIN } else { PAUSE };
-        while failing
-            && !fleet.is_stopping()
-            && !exporter.changed.wait_until(&mut state, until).timed_out()
-        {}
         drop(state);
-        if !failing {
-            std::thread::sleep(PAUSE);
-        }
+        std::thread::sleep(if failing { AGAIN } else { PAUSE });
         if !fleet.is_stopping() {
             exporter.settle();
         }
@@ -257,10 +250,10 @@ fn bring_into_step(
         }
     }
     write(*server, file, &roots.nodes, config, &mut written.untold)?;
-    let exported = |node: &String| roots.nodes.iter().any(|root| root.boot.node == *node);
+    let exported: HashSet<&str> = roots.nodes.iter().map(|root| &*root.boot.node).collect();
     written.mounts = mounted
         .into_iter()
-        .filter(|(node, _)| exported(node))
+        .filter(|(node, _)| exported.contains(node.as_str()))
         .collect();
     let mut problems = roots.problems;
     if *server == Server::Ganesha {

@@ -20,7 +20,7 @@ use super::{Fleet, changes};
 use crate::config::Config;
 use crate::control::{Boot, Outcome, State};
 use crate::fleet::build::{self, BuildError};
-use crate::fleet::{Attached, Planned, Use, stores};
+use crate::fleet::{Attached, Planned, ResetError, Use, stores};
 use crate::fs::{Root, View};
 use crate::fuse::{self, Adapter, IoNow, Leave};
 use crate::sys::Errno;
@@ -525,14 +525,11 @@ impl Node {
         }
         if let Some(live) = &was {
             if !force && boot.is_none() {
-                let on = live.point.display();
-                return Went::says(
-                    Outcome::Busy,
-                    format!(
-                        "node {} is mounted on {on}; unmount it, or reset it all the same with --force",
-                        self.name
-                    ),
-                );
+                let mounted = ResetError::Mounted {
+                    node: self.name.clone(),
+                    point: live.point.clone(),
+                };
+                return Went::says(Outcome::Busy, mounted.to_string());
             }
             // As in a reboot, nobody keeps what was open: two views would write to one upper.
             let went = self.leave(Leave::AtOnce);

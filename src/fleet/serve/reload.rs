@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Fleet;
 use super::changes::{Comparer, Difference, need_restart};
 use super::crew::gather;
 use super::loaded::Loaded;
 use super::node::{Node, Wanted, Went};
-use crate::control::{Change, Finding, NodeChange, Outcome, Reloaded};
+use crate::control::{Change, Finding, NodeChange, Outcome, Reloaded, unix_seconds};
 use crate::fuse::Leave;
 use crate::tables::{Problem, Severity};
 
@@ -62,9 +62,7 @@ impl Fleet {
                     false => tracing::warn!("{}", found.text),
                 }
             }
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            let now = now.map_or(0, |since| since.as_secs());
-            *self.refused.lock() = Some((now, errors));
+            *self.refused.lock() = Some((unix_seconds(SystemTime::now()), errors));
             tracing::error!(errors, "the tables have errors: all goes on as before");
         }
         self.manager.ready(&self.status_line());

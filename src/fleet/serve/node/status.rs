@@ -1,10 +1,9 @@
 //! How a node is, for whoever asks.
 
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use super::{Fleet, Live, Node};
-use crate::control::{LayerStatus, NodeStatus};
+use crate::control::{LayerStatus, NodeStatus, unix_seconds};
 use crate::fleet::Planned;
 
 impl Node {
@@ -44,13 +43,12 @@ impl Node {
         let wanted = inner.wanted.as_ref().ok();
         let spec = live.as_ref().map(|live| &live.planned).or(wanted);
         let spec = spec.map(Planned::spec);
-        let seconds = inner.since.duration_since(UNIX_EPOCH);
         let status = NodeStatus {
             node: self.name.clone(),
             state: inner.state,
             reason: inner.why.clone(),
             pending: inner.pending.clone(),
-            since: seconds.map_or(0, |since| since.as_secs()),
+            since: unix_seconds(inner.since),
             mountpoint: live
                 .as_ref()
                 .map_or_else(|| root.join(&self.name), |live| live.point.clone()),
