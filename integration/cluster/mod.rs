@@ -124,6 +124,33 @@ pub fn chmod(path: impl AsRef<Path>, mode: u32) -> std::io::Result<()> {
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
 }
 
+/// What is mounted at a place until this is dropped, whoever uses it then.
+pub struct Detached(PathBuf);
+
+impl Detached {
+    /// A directory, shown at another place.
+    pub fn bind(from: &Path, at: &Path) -> Self {
+        rustix::mount::mount_bind(from, at).unwrap();
+        // What is mounted below it stays its own.
+        let private = rustix::mount::MountPropagationFlags::PRIVATE;
+        rustix::mount::mount_change(at, private).unwrap();
+        Self(at.into())
+    }
+
+    /// A file system of its own.
+    pub fn tmpfs(at: &Path) -> Self {
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("inner", at, "tmpfs", flags, None).unwrap();
+        Self(at.into())
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).ok();
+    }
+}
+
 /// A tmpfs, unmounted when dropped.
 pub struct Tmpfs(PathBuf);
 

@@ -159,7 +159,6 @@ impl Drop for Shared {
 
 fn two_nodes() -> Cluster {
     let c = site(&[("/etc/x", "tmpfs")]);
-    c.table("hosts", "#node,ip\n%1,10.9.1.1\n%2,\"10.9.2.1,fd00::2\"\n");
     put(c.image("etc/x"), "image\n");
     put(c.image("etc/motd"), "of all\n");
     c

@@ -1,9 +1,9 @@
 //! What is gone is ESTALE, also where another object has come to its place; what cannot be told now is
 //! another error.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::cluster::{Cluster, put};
+use crate::cluster::{Cluster, Detached, put};
 use crate::handle::{EVENTS, Handle, Kept, assert_stale};
 use crate::harness::*;
 
@@ -78,7 +78,7 @@ fn a_store_that_is_not_there_is_waited_for() {
     let (aside, store) = (crate::cluster::dir(c.path("aside")), c.path("store"));
     let tmpfs = Tmpfs::new(&aside, 1 << 24);
     c.set("require_mount", &format!("[{}]", c.quoted("store")));
-    let there = Bound::new(&aside, &store);
+    let there = Detached::bind(&aside, &store);
     let v = c.mount(1);
     v.write("opt/own", "own").unwrap();
     v.write("opt/image", "copied").unwrap();
@@ -90,28 +90,12 @@ fn a_store_that_is_not_there_is_waited_for() {
         let found = handle.open(&v.root).map(|_| ());
         assert_eq!(found, Err(Errno::NOMEM));
     }
-    let there = Bound::new(&aside, &store);
+    let there = Detached::bind(&aside, &store);
     for handle in &handles {
         poll_until("the store is back", || handle.open(&v.root).is_ok());
     }
     v.stop();
     drop((there, tmpfs));
-}
-
-/// A directory that is shown at another place, until dropped.
-struct Bound(PathBuf);
-
-impl Bound {
-    fn new(from: &Path, to: &Path) -> Self {
-        rustix::mount::mount_bind(from, to).unwrap();
-        Bound(to.into())
-    }
-}
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).ok();
-    }
 }
 
 /// A flood of dead handles neither stops the view nor keeps it from ending.

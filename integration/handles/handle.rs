@@ -148,6 +148,15 @@ impl Kept {
             assert_stale(&unknown, root, what);
         }
     }
+
+    /// Each leads to what is at its path, after each event.
+    #[track_caller]
+    pub fn check_through_events(&self, ov: &mut Overlay) {
+        for (what, event) in EVENTS {
+            event(ov);
+            self.check(&ov.root, what);
+        }
+    }
 }
 
 fn kernels_path(of: &OwnedFd) -> String {

@@ -99,20 +99,14 @@ fn what_lies_below(store: Store) {
     let mut ov = view(store);
     let kept = Kept::of(&ov.root, &BELOW);
     kept.check(&ov.root, "nothing happened");
-    for (what, event) in EVENTS {
-        event(&mut ov);
-        kept.check(&ov.root, what);
-    }
+    kept.check_through_events(&mut ov);
 }
 
 fn what_the_node_made_or_changed(store: Store) {
     let mut ov = view(store);
     let paths = make(&ov);
     let kept = Kept::of(&ov.root, &paths);
-    for (what, event) in EVENTS {
-        event(&mut ov);
-        kept.check(&ov.root, what);
-    }
+    kept.check_through_events(&mut ov);
 }
 
 /// Between taking a handle and opening it: copy-up, rename, both; each seen by a table that was made
@@ -200,10 +194,7 @@ fn all_of_it_without_passthrough(store: Store) {
         let mut ov = view(store).with_io(io);
         let paths = make(&ov);
         let kept = Kept::of(&ov.root, &paths);
-        for (what, event) in EVENTS {
-            event(&mut ov);
-            kept.check(&ov.root, what);
-        }
+        kept.check_through_events(&mut ov);
     }
 }
 
@@ -231,10 +222,7 @@ fn what_comes_below_while_mounted() {
     write(ov.low("new/file"), "x").unwrap();
     poll_until("what is new below shows", || exists(ov.at("new/file")));
     let kept = Kept::of(&ov.root, &["new", "new/file"]);
-    for (what, event) in EVENTS {
-        event(&mut ov);
-        kept.check(&ov.root, what);
-    }
+    kept.check_through_events(&mut ov);
 }
 
 /// A path deeper than one look-up can name.

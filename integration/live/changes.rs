@@ -1,10 +1,11 @@
 //! Each kind of change in a lower layer, in views that have cached what was there before.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use statelite::config::Config;
 use statelite::fleet::Shared;
 
+use crate::cluster::Detached;
 use crate::harness::sys::Map;
 use crate::harness::*;
 use crate::site::{Mounted, Site};
@@ -287,7 +288,7 @@ fn when_events_are_lost_nothing_is_missed() {
     let mut site = site();
     std::fs::write(limit, before).unwrap();
     let at = site.views[0].at("other");
-    let inner = MountedOver::tmpfs(&at);
+    let inner = Detached::tmpfs(&at);
     write(at.join("inner"), "in the mount").unwrap();
     // Absences at and beside a mount point are told one by one.
     let mut also = absences();
@@ -324,35 +325,12 @@ fn when_events_are_lost_nothing_is_missed() {
     site.assert_true(&also, "after an overflow");
 }
 
-/// A file system that is mounted in a view.
-struct MountedOver(PathBuf);
-
-impl MountedOver {
-    fn tmpfs(at: &Path) -> MountedOver {
-        rustix::mount::mount(
-            "inner",
-            at,
-            "tmpfs",
-            rustix::mount::MountFlags::empty(),
-            None,
-        )
-        .unwrap();
-        MountedOver(at.into())
-    }
-}
-
-impl Drop for MountedOver {
-    fn drop(&mut self) {
-        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).ok();
-    }
-}
-
 #[test]
 fn what_is_mounted_in_a_view_stays() {
     let mut site = site();
     site.views.truncate(1);
     let at = site.views[0].at("d/sub");
-    let inner = MountedOver::tmpfs(&at);
+    let inner = Detached::tmpfs(&at);
     write(at.join("inner"), "in the mount").unwrap();
     let also = ["new", "d/new", "other/new", "d/n1"].map(PathBuf::from);
     let look = || {
@@ -463,7 +441,7 @@ fn a_layer_that_cannot_be_watched_shows_changes_when_their_time_is_over() {
 fn a_layer_whose_file_system_goes_and_comes_back() {
     let mut site = Site::new(2, 0, |_| ());
     let low = site.low(1, "");
-    let first = MountedOver::tmpfs(&low);
+    let first = Detached::tmpfs(&low);
     write(low.join("f"), "first").unwrap();
     site.mount();
     let view: &Mounted = &site.views[0];
@@ -471,7 +449,7 @@ fn a_layer_whose_file_system_goes_and_comes_back() {
     assert!(!exists(view.at("g")));
     drop(first);
     poll_until("that it is gone", || !exists(view.at("f")));
-    let _second = MountedOver::tmpfs(&low);
+    let _second = Detached::tmpfs(&low);
     write(low.join("g"), "second").unwrap();
     poll_until("the second", || {
         read(view.at("g")).is_ok_and(|text| text == b"second") && !exists(view.at("f"))

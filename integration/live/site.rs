@@ -81,7 +81,6 @@ pub(crate) struct Site {
     pub(crate) shared: Shared,
     pub(crate) lowers: Vec<PathBuf>,
     pub(crate) config: Config,
-    /// What trees are compared by.
     pub(crate) base: tempfile::TempDir,
 }
 
@@ -169,12 +168,7 @@ impl Site {
         }
         self.dirs("fresh");
         let upper = self.base.path().join(format!("view{view}/upper"));
-        std::fs::remove_dir(dir.join("upper")).unwrap();
-        let copied = Command::new("cp")
-            .arg("-a")
-            .args([upper, dir.join("upper")])
-            .status();
-        assert!(copied.unwrap().success());
+        copy(&upper, &dir.join("upper"));
         let shared = Shared::new(&Config {
             watch: false,
             ..self.config.clone()
@@ -187,35 +181,51 @@ impl Site {
     #[track_caller]
     pub(crate) fn assert_true(&self, also: &[PathBuf], what: &str) {
         for (n, view) in self.views.iter().enumerate() {
-            let take = |root: &Path| (snapshot::take(root, ALL), kinds(root, also));
-            let (tree, names) = take(&view.at);
-            let (fresh, real) = self.fresh(n, take);
-            let mut lines = snapshot::differences(&tree, &fresh);
-            for (path, (a, b)) in also.iter().zip(names.iter().zip(&real)) {
-                if a != b {
-                    lines.push(format!("{}: {a:?}, should be {b:?}", path.display()));
-                }
-            }
-            assert!(
-                lines.is_empty(),
-                "{what}: view {n} is not what a new one is:\n{}",
-                lines.join("\n")
-            );
+            let look = |root: &Path| (snapshot::take(root, ALL), kinds(root, also));
+            assert_as_fresh(n, &look(&view.at), &self.fresh(n, look), also, what);
         }
     }
 
     /// Has every view cache all that there is, and that these are not.
-    pub(crate) fn warm(&self, also: &[PathBuf]) -> Vec<Tree> {
-        let warm = |view: &Mounted| {
+    pub(crate) fn warm(&self, also: &[PathBuf]) {
+        for view in &self.views {
             kinds(&view.at, also);
-            snapshot::take(&view.at, ALL)
-        };
-        self.views.iter().map(warm).collect()
+            snapshot::take(&view.at, ALL);
+        }
     }
+}
+
+/// What is seen of a root: its tree, and what each of some paths is.
+pub(crate) type Seen = (Tree, Vec<Result<u32>>);
+
+/// What is seen of a view is what is seen of one that was just mounted.
+#[track_caller]
+pub(crate) fn assert_as_fresh(n: usize, seen: &Seen, fresh: &Seen, also: &[PathBuf], what: &str) {
+    let mut lines = snapshot::differences(&seen.0, &fresh.0);
+    for (path, (a, b)) in also.iter().zip(seen.1.iter().zip(&fresh.1)) {
+        if a != b {
+            lines.push(format!("{}: {a:?}, should be {b:?}", path.display()));
+        }
+    }
+    assert!(
+        lines.is_empty(),
+        "{what}: view {n} is not what a new one is:\n{}",
+        lines.join("\n")
+    );
 }
 
 /// What each of these is: its type, or why it can't be told.
 pub(crate) fn kinds(root: &Path, paths: &[PathBuf]) -> Vec<Result<u32>> {
     let kind = |path: &PathBuf| lstat(root.join(path)).map(|stat| stat.st_mode & libc::S_IFMT);
     paths.iter().map(kind).collect()
+}
+
+/// A tree with all that it has, over what is there.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp")
+        .args(["-aT"])
+        .args([from, to])
+        .status()
+        .unwrap();
+    assert!(copied.success(), "{} to {}", from.display(), to.display());
 }

@@ -40,15 +40,13 @@ struct Cell {
 impl Cell {
     fn new(first: &Made) -> Cell {
         let base = scratch();
-        for dir in ["image", "image2", "tree1", "tree2", "tmpfs", "kept"] {
+        for dir in ["image", "image2", "tree1", "tree2"] {
             for sub in ["", "d", "d/sub", "e", "e/in"] {
                 mkdir(base.path().join(dir).join(sub), 0o755).unwrap();
             }
         }
-        for dir in ["tmpfs", "kept"] {
-            std::fs::remove_dir_all(base.path().join(dir)).unwrap();
+        for dir in ["tmpfs", "tmpfs/upper", "kept", "kept/upper"] {
             mkdir(base.path().join(dir), 0o755).unwrap();
-            mkdir(base.path().join(dir).join("upper"), 0o755).unwrap();
         }
         for (dir, names) in [
             ("image", "f d/f d/sub/f e/f e/in/f d/only d/a d/b d/c"),

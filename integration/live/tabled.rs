@@ -2,7 +2,6 @@
 //! a cluster, and a second view of a node to hold the first one against.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use statelite::config::Config;
 use statelite::fleet::{Planned, Shared, Use, build, planned_view, stores};
@@ -11,7 +10,7 @@ use statelite::tables::{CsvDir, Tables};
 use crate::cluster::{self, Cluster};
 use crate::harness::snapshot::{self, Tree};
 use crate::harness::*;
-use crate::site::{ALL, Mounted, kinds};
+use crate::site::{ALL, Mounted, assert_as_fresh, copy, kinds};
 
 /// A cluster's nodes, each with its root mounted.
 pub(crate) struct Tabled {
@@ -120,19 +119,7 @@ impl Tabled {
     pub(crate) fn assert_true(&self, also: &[PathBuf], what: &str) {
         for (n, view) in self.views.iter().enumerate() {
             let look = |root: &Path| (take(root), kinds(root, also));
-            let (tree, names) = look(&view.at);
-            let (fresh, real) = self.fresh(n, look);
-            let mut lines = snapshot::differences(&tree, &fresh);
-            for (path, (a, b)) in also.iter().zip(names.iter().zip(&real)) {
-                if a != b {
-                    lines.push(format!("{}: {a:?}, should be {b:?}", path.display()));
-                }
-            }
-            let lines = lines.join("\n");
-            assert!(
-                lines.is_empty(),
-                "{what}: view {n} is not what a new one is:\n{lines}"
-            );
+            assert_as_fresh(n, &look(&view.at), &self.fresh(n, look), also, what);
         }
     }
 
@@ -168,13 +155,4 @@ fn take(root: &Path) -> Tree {
         }
     }
     tree
-}
-
-fn copy(from: &Path, to: &Path) {
-    let copied = Command::new("cp")
-        .args(["-aT"])
-        .args([from, to])
-        .status()
-        .unwrap();
-    assert!(copied.success(), "{} to {}", from.display(), to.display());
 }

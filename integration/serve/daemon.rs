@@ -136,11 +136,7 @@ impl<'a> Daemon<'a> {
 
     /// One node's part of it.
     pub fn status_of(&self, node: u32) -> Value {
-        let name = self.node(node);
-        let all = self.status();
-        let nodes = all["nodes"].as_array().unwrap();
-        let found = nodes.iter().find(|found| found["node"] == name.as_str());
-        found.unwrap_or_else(|| panic!("{name} in {all}")).clone()
+        node_of(&self.status(), &self.node(node)).clone()
     }
 
     #[track_caller]
@@ -176,6 +172,13 @@ pub fn mounts_below(dir: &Path) -> Vec<String> {
 }
 
 #[track_caller]
+/// One node's part of what says something of several.
+pub fn node_of<'a>(all: &'a Value, name: &str) -> &'a Value {
+    let nodes = all["nodes"].as_array().unwrap();
+    let found = nodes.iter().find(|node| node["node"] == name);
+    found.unwrap_or_else(|| panic!("{name} in {all}"))
+}
+
 pub fn json(out: &Output) -> Value {
     serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"))
 }

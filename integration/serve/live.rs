@@ -3,30 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::Signal;
 
-use crate::cluster::{Cluster, Tmpfs, dir, eventually, exists, fails, names, put, text};
+use crate::cluster::{Cluster, Detached, Tmpfs, dir, eventually, exists, fails, names, put, text};
 use crate::daemon::Daemon;
-
-/// A directory that is shown at another place until it is dropped.
-struct Bound(PathBuf);
-
-impl Bound {
-    fn on(from: &Path, at: &Path) -> Bound {
-        rustix::mount::mount_bind(from, at).unwrap();
-        // What is mounted below it stays its own.
-        rustix::mount::mount_change(at, MountPropagationFlags::PRIVATE).unwrap();
-        Bound(at.into())
-    }
-}
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        // The daemon has its root open.
-        rustix::mount::unmount(&self.0, UnmountFlags::DETACH).ok();
-    }
-}
 
 /// What is to be seen of a path.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +109,7 @@ fn a_litetree_that_is_missing_comes_goes_and_comes_back() {
         let source = dir(c.path(word));
         let _held = Tmpfs::on(&source);
         fill(&source, word);
-        let mounted = Bound::on(&source, &at);
+        let mounted = Detached::bind(&source, &at);
         let text = format!("{word}\n");
         let con = format!("one\n{word}\n");
         let listed = if word == "first" {
@@ -194,7 +174,7 @@ fn a_litetree_that_must_be_mounted_goes_and_comes_back() {
     ];
     for round in ["first", "again"] {
         comes_to_be(&d, "not mounted", &missing);
-        let mounted = Bound::on(&c.path("real"), &c.path("net"));
+        let mounted = Detached::bind(&c.path("real"), &c.path("net"));
         comes_to_be(&d, "mounted", &there);
         std::fs::write(d.at(1, "opt/mine"), round).unwrap();
         put(c.path("real/tree/opt/late"), "late\n");
@@ -225,8 +205,8 @@ fn stores_that_go_and_come_back_have_what_was_written() {
     let (store, disk) = (dir(c.path("real/store")), dir(c.path("real/disk")));
     let mount = || {
         [
-            Bound::on(&store, &c.path("store")),
-            Bound::on(&disk, &c.path("disk")),
+            Detached::bind(&store, &c.path("store")),
+            Detached::bind(&disk, &c.path("disk")),
         ]
     };
     let d = Daemon::start(&c);
@@ -285,8 +265,8 @@ fn stores_that_go_and_come_back_have_what_was_written() {
     comes_to_be(&d, "gone", &missing);
     let (store, disk) = (dir(c.path("other/store")), dir(c.path("other/disk")));
     let _mounted = [
-        Bound::on(&store, &c.path("store")),
-        Bound::on(&disk, &c.path("disk")),
+        Detached::bind(&store, &c.path("store")),
+        Detached::bind(&disk, &c.path("disk")),
     ];
     comes_to_be(
         &d,
@@ -302,12 +282,12 @@ fn stores_that_go_and_come_back_have_what_was_written() {
 }
 
 /// What is mounted in node 1's root, and has a file each.
-fn mounted_in(d: &Daemon<'_>, source: &Path) -> Vec<(Bound, PathBuf)> {
+fn mounted_in(d: &Daemon<'_>, source: &Path) -> Vec<(Detached, PathBuf)> {
     ["opt/mnt", "srv/mnt", "opt/mine/mnt"]
         .into_iter()
         .map(|path| {
             let at = d.at(1, path);
-            let mounted = Bound::on(source, &at);
+            let mounted = Detached::bind(source, &at);
             (mounted, at.join("inner"))
         })
         .collect()

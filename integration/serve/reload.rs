@@ -4,13 +4,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, eventually, exists, put, text};
-use crate::daemon::{Daemon, json, prepare};
-
-fn node_of<'a>(reloaded: &'a Value, name: &str) -> &'a Value {
-    let nodes = reloaded["nodes"].as_array().unwrap();
-    let found = nodes.iter().find(|node| node["node"] == name);
-    found.unwrap_or_else(|| panic!("{name} in {reloaded}"))
-}
+use crate::daemon::{Daemon, json, node_of, prepare};
 
 fn litefile(c: &Cluster, rows: &str) {
     c.table("litefile", &format!("#image,file,options\n{rows}"));
@@ -138,13 +132,8 @@ fn a_changed_node_is_not_unmounted() {
     let c = Cluster::new(&[("/etc/x", "tmpfs")]);
     let d = Daemon::start(&c);
     let held = std::fs::File::create(d.at(1, "etc/x")).unwrap();
-    let mount = rustix::fs::statx(
-        rustix::fs::CWD,
-        d.root(1),
-        rustix::fs::AtFlags::empty(),
-        rustix::fs::StatxFlags::MNT_ID,
-    );
-    let id = mount.unwrap().stx_mnt_id;
+    let mount_id = || statelite::sys::fusemount::mount_id(&d.root(1)).unwrap();
+    let id = mount_id();
     litefile(&c, "ALL,/etc/x,tmpfs\nALL,/new/,tmpfs\n");
     let reloaded = d.reload();
     assert_eq!(
@@ -157,13 +146,7 @@ fn a_changed_node_is_not_unmounted() {
     eventually("the new rule shows", || {
         std::fs::write(d.at(1, "new/y"), "mine\n").is_ok()
     });
-    let mount = rustix::fs::statx(
-        rustix::fs::CWD,
-        d.root(1),
-        rustix::fs::AtFlags::empty(),
-        rustix::fs::StatxFlags::MNT_ID,
-    );
-    assert_eq!(mount.unwrap().stx_mnt_id, id);
+    assert_eq!(mount_id(), id);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! What the views of one daemon share, and what one of them cannot do to the others.
 
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::{Cluster, dir, eventually, put, text};
-use crate::daemon::{Daemon, prepare};
+use crate::daemon::Daemon;
 
 /// A metric's value, summed over its labels.
 fn metric(d: &Daemon<'_>, family: &str, with: &str) -> u64 {
@@ -170,11 +171,10 @@ fn a_store_that_hangs_stops_only_who_needs_it() {
         .arg(&trees[0])
         .spawn()
         .unwrap();
-    let outside = crate::cluster::stat(c.path(".")).dev_of();
+    let outside = crate::cluster::stat(c.path(".")).dev();
     eventually("the litetree is mounted", || {
-        crate::cluster::stat(&trees[0]).dev_of() != outside
+        crate::cluster::stat(&trees[0]).dev() != outside
     });
-    prepare(&c);
     let d = Daemon::start(&c);
     assert_eq!(text(d.at(1, "home/early")), "tree\n");
     let pid = Pid::from_child(&server);
@@ -241,15 +241,5 @@ fn open_files_of_all_nodes_together_are_bounded() {
         let mut found = vec![0; at.as_os_str().len()];
         std::os::unix::fs::FileExt::read_exact_at(file, &mut found, 0).unwrap();
         assert_eq!(found, at.as_os_str().as_encoded_bytes());
-    }
-}
-
-trait Dev {
-    fn dev_of(&self) -> u64;
-}
-
-impl Dev for std::fs::Metadata {
-    fn dev_of(&self) -> u64 {
-        std::os::unix::fs::MetadataExt::dev(self)
     }
 }
