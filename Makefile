@@ -31,20 +31,13 @@ bench: build ## what a request costs, by criterion
 
 bench-mounts: $(BENCHES) ## all of the following, one after the other: raw figures into RAW=DIR
 
-bench-reads: setup build ## opening and reading outside rules, for each way of io
+$(BENCHES): setup build
 	@$(BENCH)
-
-bench-copyup: setup build ## lookups beside a copy of 1 GiB, and beside a store that hangs
-	@$(BENCH)
-
-bench-many: setup build ## cold lookups by 1 to 8 processes in as many roots
-	@$(BENCH)
-
-bench-flat: setup build ## lookups with 1 to 16 litetrees, 10 to 100,000 rules; PLOT=FILE.svg draws it
-	@$(BENCH)
-
-bench-placement: setup build ## what a lone caller waits for, by where its session runs
-	@$(BENCH)
+bench-reads: ## opening and reading outside rules, for each way of io
+bench-copyup: ## lookups beside a copy of 1 GiB, and beside a store that hangs
+bench-many: ## cold lookups by 1 to 8 processes in as many roots
+bench-flat: ## lookups with 1 to 16 litetrees, 10 to 100,000 rules; PLOT=FILE.svg draws it
+bench-placement: ## what a lone caller waits for, by where its session runs
 
 clean: ## remove what build made; .cache (image, tools) stays
 	cargo clean

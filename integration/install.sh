@@ -10,15 +10,14 @@ install -D -m 755 "$STATELITE" "$to/sbin/statelite"
 install -D -m 755 "$repo/mount-helpers/mount.statelite" "${DESTDIR:-}/sbin/mount.statelite"
 install -D -m 644 "$repo/docs/statelite.toml" "$to/share/doc/statelite/statelite.toml"
 mkdir -p "$to"/share/{man/man1,bash-completion/completions,zsh/site-functions,fish/vendor_completions.d}
-unit=${DESTDIR:-}${PREFIX:-/usr/local}/lib/systemd/system/statelite.service
-mkdir -p "$(dirname "$unit")"
-sed "s|/usr/local/sbin|${PREFIX:-/usr/local}/sbin|" "$repo/mount-helpers/statelite.service" >"$unit"
-lib=${PREFIX:-/usr/local}/lib helpers=$repo/mount-helpers
-install -D -m 644 "$helpers/tmpfiles.d/statelite.conf" "${DESTDIR:-}$lib/tmpfiles.d/statelite.conf"
-install -D -m 644 "$helpers/node-root.sh" "${DESTDIR:-}$lib/statelite/node-root.sh"
-install -D -m 755 "$helpers/dnsmasq-boot" "${DESTDIR:-}$lib/statelite/dnsmasq-boot"
+prefix=${PREFIX:-/usr/local} helpers=$repo/mount-helpers; lib=$prefix/lib
+# place MODE HELPER PATH: with the paths in it below PREFIX.
+place() { install -D -m "$1" /dev/stdin "${DESTDIR:-}$3" < <(sed "s|/usr/local|$prefix|" "$helpers/$2"); }
+place 644 statelite.service "$lib/systemd/system/statelite.service"
+place 644 tmpfiles.d/statelite.conf "$lib/tmpfiles.d/statelite.conf"
+place 644 node-root.sh "$lib/statelite/node-root.sh"
+place 755 dnsmasq-boot "$lib/statelite/dnsmasq-boot"
 # For nodes that make their root themselves, where there is a tool that builds their initramfs.
-place() { install -D -m "$1" /dev/stdin "${DESTDIR:-}$3" < <(sed "s|/usr/local/lib|$lib|" "$helpers/$2"); }
 if [ -d "${DESTDIR:-}/usr/share/initramfs-tools/hooks" ]; then
   place 755 initramfs-tools/hooks/statelite /usr/share/initramfs-tools/hooks/statelite
   place 644 initramfs-tools/scripts/statelite /usr/share/initramfs-tools/scripts/statelite
