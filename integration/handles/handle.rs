@@ -67,7 +67,7 @@ pub struct Object {
 impl Object {
     pub fn of(object: &OwnedFd) -> Self {
         let stat = rustix::fs::fstat(object).unwrap();
-        let kind = FileType::from_raw_mode(stat.st_mode);
+        let kind = kind_of(object);
         let again = || PathBuf::from(format!("/proc/self/fd/{}", object.as_raw_fd()));
         let contents = match kind {
             FileType::RegularFile => std::fs::read(again()).unwrap(),
@@ -122,21 +122,15 @@ impl Kept {
     #[track_caller]
     pub fn check(&self, root: &Path, what: &str) {
         let open = |(path, handle): (&String, &Handle)| {
-            let open = || {
+            let object = open_named(|| {
                 handle
                     .open(root)
                     .unwrap_or_else(|e| panic!("{what}: {path}: {e}"))
-            };
-            let mut object = open();
-            let found = Object::of(&object);
-            if found.kind == FileType::Directory {
-                // Word of a change below takes names from the kernel whenever it comes.
-                poll_until("it has a name", || {
-                    object = open();
-                    !kernels_path(&object).ends_with(" (deleted)")
-                });
+            });
+            if kind_of(&object) == FileType::Directory {
                 assert_connected(&object, &root.join(path), what);
             }
+            let found = Object::of(&object);
             (path.clone(), found)
         };
         let found: Vec<_> = self.0.iter().map(open).collect();
@@ -157,6 +151,29 @@ impl Kept {
             self.check(&ov.root, what);
         }
     }
+}
+
+fn kind_of(object: &OwnedFd) -> FileType {
+    FileType::from_raw_mode(rustix::fs::fstat(object).unwrap().st_mode)
+}
+
+/// A directory with the name that it has. Word of a change below takes names from the kernel whenever
+/// it comes, and what it still holds, by a descriptor or by a name below, stays without.
+#[track_caller]
+fn open_named(open: impl Fn() -> OwnedFd) -> OwnedFd {
+    let mut named = None;
+    poll_until("it has a name", || {
+        let object = open();
+        if kind_of(&object) != FileType::Directory || !kernels_path(&object).ends_with(" (deleted)")
+        {
+            named = Some(object);
+            return true;
+        }
+        drop(object);
+        drop_caches();
+        false
+    });
+    named.unwrap()
 }
 
 fn kernels_path(of: &OwnedFd) -> String {
