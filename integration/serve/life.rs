@@ -184,6 +184,22 @@ fn the_service_manager_is_told() {
 }
 
 #[test]
+fn the_service_manager_is_told_what_a_reload_took_back() {
+    const ONE: &str = "STATUS=serving 1 of 2 nodes, 1 unmounted";
+    let c = Cluster::new(&[]);
+    let d = Daemon::start(&c);
+    assert!(c.run(&["umount", &c.node(1)]).status.success());
+    d.told(ONE);
+    c.table("nodelist", "#node,groups\n%2,compute\n%3,compute\n");
+    d.reload();
+    let ready = d.told("READY=1");
+    assert!(ready.contains("STATUS=serving 2 of 2 nodes"), "{ready}");
+    // The very words of before, which are news again.
+    assert!(c.run(&["umount", &c.node(3)]).status.success());
+    d.told(ONE);
+}
+
+#[test]
 fn a_thousand_nodes() {
     const NODES: usize = 1000;
     let c = Cluster::new(&[

@@ -235,6 +235,14 @@ impl Fleet {
         }
     }
 
+    /// Tells it that a start or a reload is over.
+    fn tell_ready(&self) {
+        let line = self.status_line();
+        let mut said = self.said.lock();
+        self.manager.ready(&line);
+        *said = line;
+    }
+
     /// Tries every node once, then says that the daemon is ready.
     fn start(self: &Arc<Self>) {
         // A reload that comes now waits: it would find nodes that were not tried.
@@ -248,13 +256,11 @@ impl Fleet {
         // What building needed and nobody needs any more.
         crate::sys::memory::give_back();
         let late = tried.iter().filter(|went| went.is_none()).count();
-        let line = self.status_line();
-        tracing::info!(took = ?began.elapsed(), late, "{line}");
+        tracing::info!(took = ?began.elapsed(), late, "{}", self.status_line());
         if self.config().watch_tables {
             self.watch_tables();
         }
-        self.manager.ready(&line);
-        *self.said.lock() = line;
+        self.tell_ready();
     }
 
     /// Reloads while signals are still listened to.

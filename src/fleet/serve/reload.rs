@@ -65,7 +65,7 @@ impl Fleet {
             *self.refused.lock() = Some((unix_seconds(SystemTime::now()), errors));
             tracing::error!(errors, "the tables have errors: all goes on as before");
         }
-        self.manager.ready(&self.status_line());
+        self.tell_ready();
         reloaded
     }
 
