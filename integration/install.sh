@@ -14,6 +14,7 @@ prefix=${PREFIX:-/usr/local} helpers=$repo/mount-helpers; lib=$prefix/lib
 # place MODE HELPER PATH: with the paths in it below PREFIX.
 place() { install -D -m "$1" /dev/stdin "${DESTDIR:-}$3" < <(sed "s|/usr/local|$prefix|" "$helpers/$2"); }
 place 644 statelite.service "$lib/systemd/system/statelite.service"
+place 755 statelite-generator "$lib/systemd/system-generators/statelite-generator"
 place 644 tmpfiles.d/statelite.conf "$lib/tmpfiles.d/statelite.conf"
 place 644 node-root.sh "$lib/statelite/node-root.sh"
 place 755 dnsmasq-boot "$lib/statelite/dnsmasq-boot"

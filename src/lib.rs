@@ -18,6 +18,7 @@ pub mod nfs;
 pub mod pool;
 pub mod rules;
 pub mod sys;
+pub mod systemd;
 pub mod tables;
 pub mod top;
 pub mod watch;

@@ -11,6 +11,7 @@ mod check;
 mod docs;
 mod explain;
 mod export;
+mod generator;
 mod mount;
 mod options;
 mod progress;
@@ -22,6 +23,7 @@ mod status;
 mod top;
 mod umount;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -79,6 +81,17 @@ struct Globals {
     log_file: Option<PathBuf>,
 }
 
+impl Globals {
+    /// The configuration, with the command line's words over it.
+    fn load(&self) -> Result<Config, Failure> {
+        let mut config = Config::load(self.config.as_deref())?;
+        if let Some(tables) = &self.tables {
+            config.tables = std::path::absolute(tables)?;
+        }
+        Ok(config)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::ServeArgs),
@@ -97,6 +110,8 @@ enum Command {
     Completions(docs::CompletionsArgs),
     #[command(hide = true)]
     Man(docs::ManArgs),
+    #[command(hide = true)]
+    Generator(generator::GeneratorArgs),
 }
 
 /// What a command fails with: a sentence for people.
@@ -156,26 +171,26 @@ fn of_daemon<T: serde::de::DeserializeOwned>(
 }
 
 /// The command line; the options of `mount -o` are checked as the flags that they stand for.
-fn parsed() -> Cli {
-    let mut cli = Cli::parse();
+fn parsed_from(words: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut cli = Cli::try_parse_from(&words)?;
     if let Command::Mount(args) = &cli.command {
         let flags: Vec<_> = args.flags_of_options().collect();
         if !flags.is_empty() {
-            cli = Cli::parse_from(std::env::args_os().chain(flags));
+            cli = Cli::try_parse_from(words.into_iter().chain(flags))?;
         }
     }
     if let Command::Mount(args) = &cli.command
         && let Err(wrong) = args.validate(&cli.globals)
     {
         let kind = clap::error::ErrorKind::ArgumentConflict;
-        Cli::command().error(kind, wrong).exit();
+        return Err(Cli::command().error(kind, wrong));
     }
-    cli
+    Ok(cli)
 }
 
 /// Parses the command line, runs the command and says how it went.
 pub fn main() -> ExitCode {
-    let cli = parsed();
+    let cli = parsed_from(std::env::args_os().collect()).unwrap_or_else(|wrong| wrong.exit());
     let limiter = Limiter::default();
     let ended = run(&cli, &limiter);
     limiter.flush();
@@ -198,10 +213,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli, limiter: &Limiter) -> Result<ExitCode, Failure> {
-    let mut config = Config::load(cli.globals.config.as_deref())?;
-    if let Some(tables) = &cli.globals.tables {
-        config.tables = std::path::absolute(tables)?;
-    }
+    let config = cli.globals.load()?;
     let lasting = match &cli.command {
         Command::Mount(args) => args.stays() || cli.globals.log_file.is_some(),
         Command::Serve(_) => true,
@@ -232,6 +244,7 @@ fn run(cli: &Cli, limiter: &Limiter) -> Result<ExitCode, Failure> {
         Command::Top(args) => top::run(globals, config, args),
         Command::Completions(args) => docs::completions(args),
         Command::Man(args) => docs::man(args),
+        Command::Generator(args) => generator::run(config, args),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `statelite mount`.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ use crate::fleet::{
     start_background,
 };
 use crate::fs::View;
+use crate::tables::NodeSpec;
 
 /// Sources in fstab's form of a mount without tables; no node can be mounted by these names there.
 const SOURCES: [&str; 3] = ["none", "statelite", "overlay"];
@@ -112,6 +114,34 @@ impl MountArgs {
         }
     }
 
+    /// The layers of a mount without tables.
+    pub(super) fn plain_dirs(&self) -> Option<BTreeSet<PathBuf>> {
+        let (lower, upper, work) = self.plain()?;
+        let writable = [upper, work].into_iter().cloned();
+        Some(writable.chain(std::env::split_paths(lower)).collect())
+    }
+
+    fn plain(&self) -> Option<(&OsString, &PathBuf, &PathBuf)> {
+        Some((
+            self.lower.as_ref()?,
+            self.upper.as_ref()?,
+            self.work.as_ref()?,
+        ))
+    }
+
+    /// What the tables say of the node.
+    ///
+    /// # Errors
+    /// No node is named, or it has no image.
+    pub(super) fn spec(&self, config: &Config) -> Result<NodeSpec, Failure> {
+        let Some(node) = self.node().and_then(Path::to_str) else {
+            return Err("which node? statelite mount NODE MOUNTPOINT".into());
+        };
+        let tables = load_tables(config)?;
+        tell(tables.problems());
+        Ok(tables.node(node, config)?)
+    }
+
     fn node(&self) -> Option<&Path> {
         (self.node_and_point.len() == 2).then(|| self.node_and_point[0].as_path())
     }
@@ -180,7 +210,7 @@ fn metrics(config: &Config, shared: &Shared) -> Option<Metrics> {
 }
 
 fn view(config: &Config, args: &MountArgs, shared: &Shared) -> Result<View, Failure> {
-    if let (Some(lower), Some(upper), Some(work)) = (&args.lower, &args.upper, &args.work) {
+    if let Some((lower, upper, work)) = args.plain() {
         return Ok(plain_view(
             &PlainSpec {
                 lower: std::env::split_paths(lower).collect(),
@@ -193,12 +223,7 @@ fn view(config: &Config, args: &MountArgs, shared: &Shared) -> Result<View, Fail
             shared,
         )?);
     }
-    let Some(node) = args.node().and_then(Path::to_str) else {
-        return Err("which node? statelite mount NODE MOUNTPOINT".into());
-    };
-    let tables = load_tables(config)?;
-    tell(tables.problems());
-    let spec = tables.node(node, config)?;
+    let spec = args.spec(config)?;
     tell(&spec.problems);
     let built = node_view(&spec, config, Use::Mount, shared)?;
     tell(&built.problems);

@@ -4,7 +4,7 @@
 //! Owns: these types. May not: read a file, or know of layers, inodes or FUSE.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -254,6 +254,14 @@ impl NodeSpec {
             && self.image == other.image
             && self.has_same_trees(other)
             && self.has_same_store(other)
+    }
+
+    /// Where its image, litetrees and persistent files are, whether or not anything is there.
+    pub fn dirs(&self) -> impl Iterator<Item = &Path> {
+        let trees = self.trees.iter().map(|tree| &tree.location);
+        let store = self.store.iter().map(|store| &store.location);
+        let located = trees.chain(store).map(|at| at.path.as_path());
+        located.chain([self.image.rootimg.as_path()])
     }
 
     /// The same litetrees in the same order, wherever their rows stand?
