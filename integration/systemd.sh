@@ -67,6 +67,12 @@ expect "it is active once the nodes are served" inside cat $roots/cn1/etc/motd $
 expect "its status line" is $unit StatusText "serving 2 of 2 nodes"
 expect "the roots are in the machine's own mount namespace" inside mountpoint -q $roots/cn1
 expect "a node writes" inside sh -c "echo mine >$roots/cn1/etc/motd && mkdir $roots/cn1/var/log && echo line >$roots/cn1/var/log/x"
+# With no more rights than the unit leaves the daemon.
+expect "a node makes what only root can make" inside sh -ec "
+  cd $roots/cn1/var; cp /bin/true x; chown 12:34 x; chmod 6755 x; setcap cap_net_raw+ep x; getcap x | grep -q net_raw
+  mknod null c 1 3; mkdir d; chown 12:34 d; chmod 3777 d; setfattr -n trusted.x -v y d; ln x y; mv y d/z; touch -d @1 d/z
+  [ \$(stat -c %a.%u.%g.%Y.%h d/z) = 6755.12.34.1.2 ]
+  setpriv --reuid 12 --regid 34 --clear-groups sh -ec 'echo user >>d/u; [ \$(stat -c %u d/u) = 12 ]'"
 main() { inside systemctl show -P MainPID $unit; }
 before=$(main)
 printf '%s\n' cn3,compute >>"$s/tables/nodelist.csv"
@@ -105,6 +111,7 @@ wrong() {
   [ $status = 1 ] && grep -q "$where/wrong.*nowhere.toml" "$out.said" && [ -s "$out/$unit.d/50-layers.conf" ] && [ -s "$out/$mount_of_cn1.d/50-layers.conf" ]
 }
 expect "an entry that can't be understood is told, and keeps no other from its drop-in" wrong
+expect "systemd-analyze security" systemd-analyze security --no-pager --offline=true --threshold=56 "$repo/mount-helpers/$unit"
 expect "systemd-analyze verify" inside systemd-analyze verify --man=no $unit
 [ "$failed" = 0 ] || { say "the console:"; tail -50 "$s/console"; }
 summary "systemd"
