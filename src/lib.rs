@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod budget;
 pub mod cache;
+pub mod child;
 pub mod cli;
 pub mod config;
 pub mod control;

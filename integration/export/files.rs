@@ -191,6 +191,30 @@ fn an_installed_file_is_written_once_and_its_server_told() {
     );
 }
 
+/// A word for each of thousands of exports, and then success or failure.
+#[test]
+fn a_server_that_has_much_to_say_is_waited_for() {
+    let c = site(&[]);
+    for status in [0, 1] {
+        stand_in(&c, "exportfs", status);
+        let script = text(c.path("bin/exportfs"));
+        let said = script.replace(
+            "echo said",
+            "head -c 1M /dev/zero | tr '\\0' x >&2\necho said",
+        );
+        put(c.path("bin/exportfs"), said);
+        let out = c.run(&["export", "--install"]);
+        assert_eq!(out.status.code(), Some(status), "{:?}", out.status);
+        let told = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(
+            told.contains("exportfs -ra: xxx"),
+            status == 1,
+            "{told:.100}"
+        );
+        assert!(told.len() < 10_000, "{} bytes", told.len());
+    }
+}
+
 #[test]
 fn what_boot_loaders_need() {
     let c = site(&[]);

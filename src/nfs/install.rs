@@ -2,12 +2,13 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
+use crate::child;
 use crate::config::Config;
 
 /// How long exportfs(8) may take.
@@ -131,38 +132,20 @@ pub fn tell(server: Server, config: &Config) -> Result<Told, InstallError> {
 
 /// Also without nfsd in the kernel: what mountd reads is then up to date when it starts.
 fn exportfs() -> Result<Told, InstallError> {
-    match limited(Command::new("exportfs").arg("-ra")) {
-        Ok(out) if out.status.success() => Ok(Told::Told),
-        Ok(out) => {
-            let said = String::from_utf8_lossy(&out.stderr);
-            let said = match said.trim() {
-                "" => out.status.to_string(),
-                said => said.replace('\n', "; "),
-            };
-            Err(InstallError::Exportfs(said))
-        }
-        Err(error) => Err(InstallError::Exportfs(error.to_string())),
+    let failed = |why: String| Err(InstallError::Exportfs(why));
+    // Names that other files have may be asked of a name server that hangs.
+    let ran = match child::run(Command::new("exportfs").arg("-ra"), PATIENCE) {
+        Ok(ran) => ran,
+        Err(error) => return failed(error.to_string()),
+    };
+    match ran.status {
+        Some(status) if status.success() => Ok(Told::Told),
+        Some(status) => failed(match &*ran.errors() {
+            "" => status.to_string(),
+            said => said.replace('\n', "; "),
+        }),
+        None => failed(format!("it has not ended after {PATIENCE:?}")),
     }
-}
-
-/// Names that other files have may be asked of a name server that hangs.
-fn limited(command: &mut Command) -> io::Result<Output> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let end = Instant::now() + PATIENCE;
-    while child.try_wait()?.is_none() {
-        if Instant::now() >= end {
-            child.kill()?;
-            child.wait()?;
-            let message = format!("it has not ended after {PATIENCE:?}");
-            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.wait_with_output()
 }
 
 fn hangup(path: &Path) -> Result<Told, InstallError> {

@@ -1,30 +1,20 @@
 //! `#CMD=command#`: running what the site allowed.
 //!
-//! Owns: starting, limiting and ending such a command. May not: decide what is allowed, or know
+//! Owns: starting such a command, and what of its output is taken. May not: decide what is allowed, or know
 //! what its output is for.
 //!
 //! No shell is between: `a; b` would make the list of allowed commands worthless. A command runs
 //! once for a set of loaded tables, however many nodes ask for it.
 
 use std::collections::HashMap;
-use std::io::Read;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::Command;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
+use crate::child::{self, MOST};
 use crate::config::Config;
-
-/// More output than this is no part of a path.
-const MOST: u64 = 4096;
-
-/// How long output may take to arrive when the command has ended.
-const REST: Duration = Duration::from_secs(1);
 
 type Outcome = Result<Vec<u8>, String>;
 
@@ -58,7 +48,8 @@ impl Commands {
 
 fn run(words: &[&str], limit: Duration) -> Outcome {
     let name = words.join(" ");
-    let mut child = Command::new(words[0])
+    let mut command = Command::new(words[0]);
+    command
         .args(&words[1..])
         .env_clear()
         .env(
@@ -66,41 +57,24 @@ fn run(words: &[&str], limit: Duration) -> Outcome {
             "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         )
         .env("LC_ALL", "C")
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|e| format!("\"{name}\" cannot be started: {e}"))?;
-    let output = drain(child.stdout.take());
-    let errors = drain(child.stderr.take());
-    let in_time = wait(&child, limit);
-    // The leader is not reaped yet, so that its group is still its own.
-    if let Err(e) = kill_process_group(Pid::from_child(&child), Signal::KILL)
-        && e != Errno::SRCH
-    {
-        tracing::warn!("the children of \"{name}\" cannot be killed: {e}");
-    }
-    let status = child
-        .wait()
-        .map_err(|e| format!("\"{name}\" cannot be waited for: {e}"))?;
-    if !in_time {
+        .current_dir("/");
+    let ran =
+        child::run(&mut command, limit).map_err(|e| format!("\"{name}\" cannot be run: {e}"))?;
+    let Some(status) = ran.status else {
         return Err(format!(
             "\"{name}\" was killed: it took longer than {limit:?}"
         ));
-    }
-    let output = output
-        .recv_timeout(REST)
-        .map_err(|_| format!("\"{name}\" left its output open"))?;
+    };
+    let output = ran
+        .output()
+        .ok_or_else(|| format!("\"{name}\" left its output open"))?;
     if !status.success() {
-        let errors = errors.recv_timeout(REST).unwrap_or_default();
-        let said = String::from_utf8_lossy(&errors);
-        let said = said.trim().lines().next().unwrap_or_default();
+        let said = ran.errors();
+        let said = said.lines().next().unwrap_or_default();
         let colon = if said.is_empty() { "" } else { ": " };
         return Err(format!("\"{name}\" failed with {status}{colon}{said}"));
     }
-    if output.len() as u64 > MOST {
+    if output.len() > MOST {
         return Err(format!("\"{name}\" printed more than {MOST} bytes"));
     }
     match output.trim_ascii() {
@@ -112,40 +86,10 @@ fn run(words: &[&str], limit: Duration) -> Outcome {
     }
 }
 
-/// Waits until the child has ended, without reaping it; false where the limit came first.
-fn wait(child: &Child, limit: Duration) -> bool {
-    let deadline = Instant::now() + limit;
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-    let mut pause = Duration::from_micros(200);
-    loop {
-        match waitid(WaitId::Pid(Pid::from_child(child)), options) {
-            Ok(Some(_)) => return true,
-            Ok(None) | Err(Errno::INTR) if Instant::now() < deadline => std::thread::sleep(pause),
-            _ => return false,
-        }
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
-}
-
-/// Reads a pipe to its end in a thread of its own, which a child that keeps the pipe open can't
-/// make us wait for.
-fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
-    let (send, receive) = channel();
-    if let Some(mut pipe) = pipe {
-        std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let read = pipe.by_ref().take(MOST + 1).read_to_end(&mut bytes);
-            if read.is_ok() && send.send(bytes).is_ok() {
-                // What is too much is thrown away, so that the command isn't stopped by it.
-                std::io::copy(&mut pipe, &mut std::io::sink()).ok();
-            }
-        });
-    }
-    receive
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::config::AllowCommands;
 
@@ -183,7 +127,7 @@ mod tests {
         assert!(
             output("/nonexistent", &["/nonexistent"])
                 .unwrap_err()
-                .contains("cannot be started")
+                .contains("cannot be run")
         );
         assert!(
             output("false", &["false"])
