@@ -120,6 +120,22 @@ fn a_written_con_file_is_a_copy_until_the_next_boot() {
 }
 
 #[test]
+fn a_con_file_that_is_too_large_for_memory_is_refused() {
+    let c = Cluster::new(&[("/etc/hosts", "con")]);
+    put(c.tree(1, "etc/hosts"), "one\n");
+    put(c.tree(2, "etc/hosts"), "");
+    let sparse = std::fs::File::options()
+        .write(true)
+        .open(c.tree(2, "etc/hosts"));
+    sparse.unwrap().set_len(1 << 40).unwrap();
+    let v = c.mount(1);
+    fails!(std::fs::read(v.at("etc/hosts")), EFBIG);
+    assert_eq!(stat(v.at("etc/hosts")).len(), (1 << 40) + 4);
+    put(c.tree(2, "etc/hosts"), "two\n");
+    v.comes_to_say("etc/hosts", "one\ntwo\n");
+}
+
+#[test]
 fn con_on_a_directory_is_refused() {
     let c = Cluster::new(&[("/etc/d/", "con"), ("/etc/e", "tmpfs")]);
     put(c.image("etc/d/x"), "");

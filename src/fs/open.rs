@@ -16,6 +16,10 @@ use crate::budget::{Kept, OPEN};
 use crate::sys::obj;
 use crate::sys::{Errno, Res};
 
+/// What is put together out of several files is in memory for each open: a file of a litetree that
+/// has holes, or is a mistake, must not take all of it.
+const MOST_IN_MEMORY: u64 = 64 << 20;
+
 /// open(2)'s flags as far as they matter here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct OpenHow {
@@ -353,9 +357,18 @@ impl View {
             return obj::reopen(fd, OFlags::NOATIME).map(Arc::new);
         }
         if let Source::Con(_) | Source::Empty = here.source {
+            let parts = self.open_contents(here)?;
+            let size = parts
+                .iter()
+                .fold(0u64, |sum, part| sum.saturating_add(part.1));
+            if size > MOST_IN_MEMORY {
+                let path = here.path.escape_ascii();
+                tracing::warn!(view = self.name, %path, size, most = MOST_IN_MEMORY, "too large to be put together");
+                return Err(Errno::FBIG);
+            }
             let whole = rustix::fs::memfd_create(c"con", rustix::fs::MemfdFlags::CLOEXEC)?;
             let mut at = 0;
-            for (part, size) in self.open_contents(here)? {
+            for (part, size) in parts {
                 at += crate::sys::copy::range(&part, 0, &whole, at, size)?;
             }
             return Ok(Arc::new(whole));
