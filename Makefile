@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 BENCHES := bench-reads bench-copyup bench-many bench-flat bench-placement
 BENCH = benches/mounts/$(@:bench-%=%).sh $(if $(RAW),--json $(RAW)/$(@:bench-%=%).json)
-.PHONY: setup build install demo test test-all bench bench-mounts $(BENCHES) clean help
+.PHONY: setup build install demo test test-all bench bench-mounts $(BENCHES) fuzz clean help
 KIND ?= statelite
 
 setup: ## install what a fresh Debian lacks, and the foreign test suites into .cache
@@ -38,6 +38,9 @@ bench-copyup: ## lookups beside a copy of 1 GiB, and beside a store that hangs
 bench-many: ## cold lookups by 1 to 8 processes in as many roots
 bench-flat: ## lookups with 1 to 16 litetrees, 10 to 100,000 rules; PLOT=FILE.svg draws it
 bench-placement: ## what a lone caller waits for, by where its session runs
+
+fuzz: setup ## what reads tables, configuration, requests, names and options: ten minutes of fuzzing each
+	@integration/fuzz.sh
 
 clean: ## remove what build made; .cache (image, tools) stays
 	cargo clean

@@ -1,5 +1,5 @@
 //! docs/SEMANTICS.md names the tests of each of its sections: every name is a test's, every test of
-//! integration/semantics is named.
+//! integration/semantics is named. So does docs/SECURITY.md for each attack.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,6 +108,28 @@ fn every_name_is_a_tests() {
             );
         }
     }
+}
+
+/// docs/SECURITY.md: what is claimed of an attack is held by a test.
+#[test]
+fn every_attack_names_its_tests() {
+    let known = tests_below(&["src", "integration"]);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/SECURITY.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (mut attack, mut named) = (None, 0);
+    for line in text.lines().map(str::trim) {
+        if let Some(claim) = line.strip_prefix("- **") {
+            assert_eq!(attack, None, "no tests");
+            attack = Some(claim);
+        } else if let Some(names) = line.strip_prefix("Tests: ") {
+            attack = None;
+            for name in names.split(", ") {
+                assert!(known.contains(name), "no test is called {name}");
+                named += 1;
+            }
+        }
+    }
+    assert!(attack.is_none() && named > 20, "{attack:?}, {named}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 packages=(acl attr build-essential busybox ca-certificates debootstrap dnsmasq-base dracut-core dracut-network e2fsprogs fio fuse3 initramfs-tools-core iproute2 jq libacl1-dev libcap2-bin libnfs-utils nfs-ganesha nfs-ganesha-vfs nfs-kernel-server pkg-config procps python3 shellcheck strace stress-ng systemd xfsprogs)
-crates=(pjdfstest@0.2.2 fsx@0.3.2)
+crates=(pjdfstest@0.2.2 fsx@0.3.2 cargo-fuzz@0.13.2)
 
 missing=()
 for p in "${packages[@]}"; do [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p"); done

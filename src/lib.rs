@@ -11,6 +11,8 @@ pub mod control;
 pub mod fleet;
 pub mod fs;
 pub mod fuse;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod inode;
 pub mod layer;
 pub mod logs;

@@ -13,7 +13,7 @@ mod explain;
 mod export;
 mod generator;
 mod mount;
-mod options;
+pub(crate) mod options;
 mod progress;
 mod reload;
 mod reset;

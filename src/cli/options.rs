@@ -44,13 +44,13 @@ const NOT_OFFERED: [&str; 15] = [
 
 /// One `-o`, as flags.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct MountOptions(pub(super) Vec<OsString>);
+pub(crate) struct MountOptions(pub(crate) Vec<OsString>);
 
 /// Reads one `-o`. A comma in a value is written as `\\,`, as for overlayfs.
 ///
 /// # Errors
 /// A sentence that names the option.
-pub(super) fn parse(text: &OsStr) -> Result<MountOptions, String> {
+pub(crate) fn parse(text: &OsStr) -> Result<MountOptions, String> {
     let mut flags = Vec::new();
     for option in split(text.as_bytes()) {
         let (name, value) = match option.iter().position(|b| *b == b'=') {

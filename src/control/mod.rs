@@ -43,6 +43,26 @@ pub struct Request {
     pub ask: Ask,
 }
 
+impl Request {
+    /// Understands a line, without its end.
+    ///
+    /// # Errors
+    /// A sentence: it is no request, or of another version.
+    pub fn read(line: &[u8]) -> Result<Request, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            v: u32,
+        }
+        let garbage = |error: serde_json::Error| format!("no request: {error}");
+        // The version first: what another one means is not to be guessed at.
+        let Version { v } = serde_json::from_slice(line).map_err(garbage)?;
+        if v != VERSION {
+            return Err(format!("version {v} is not spoken here, only {VERSION}"));
+        }
+        serde_json::from_slice(line).map_err(garbage)
+    }
+}
+
 /// What can be asked for. `nodes` is a noderange.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "do", rename_all = "lowercase")]

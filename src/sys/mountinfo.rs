@@ -75,7 +75,7 @@ impl Table {
     }
 }
 
-fn parse(table: &[u8]) -> Vec<Mount> {
+pub(crate) fn parse(table: &[u8]) -> Vec<Mount> {
     table.split(|b| *b == b'\n').filter_map(line).collect()
 }
 

@@ -24,7 +24,7 @@ mod spec;
 pub(crate) mod spread;
 mod statelite;
 mod strict;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,13 @@ impl Given {
     }
 }
 
+impl Given {
+    /// A table's text.
+    pub(crate) fn text(&self, name: &str) -> Option<&[u8]> {
+        self.0.get(name).map(Vec::as_slice)
+    }
+}
+
 impl Source for Given {
     fn place(&self) -> PathBuf {
         "given".into()

@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, Mode};
 use super::Fleet;
 use super::answers::{line, refuse};
 use crate::control::{
-    Answer, Code, LineError, MAX_REQUEST, Refusal, Request, VERSION, read_line, write_line,
+    Answer, Code, LineError, MAX_REQUEST, Refusal, Request, read_line, write_line,
 };
 use crate::sys::Errno;
 
@@ -197,7 +197,7 @@ fn converse(stream: &UnixStream, fleet: &Arc<Fleet>) {
             }
             Err(error) => return tracing::debug!(%error, "a caller was given up"),
         };
-        let reply = match understood(&said) {
+        let reply = match Request::read(&said).map_err(|why| refuse(Code::Garbage, why)) {
             Ok(request) => {
                 tracing::debug!(?request, "asked");
                 fleet.answer(request.ask)
@@ -208,19 +208,4 @@ fn converse(stream: &UnixStream, fleet: &Arc<Fleet>) {
             return tracing::debug!(%error, "a caller did not take its reply");
         }
     }
-}
-
-fn understood(said: &[u8]) -> Result<Request, Refusal> {
-    #[derive(serde::Deserialize)]
-    struct Version {
-        v: u32,
-    }
-    let garbage = |error: serde_json::Error| refuse(Code::Garbage, format!("no request: {error}"));
-    // The version first: what another one means is not to be guessed at.
-    let Version { v } = serde_json::from_slice(said).map_err(garbage)?;
-    if v != VERSION {
-        let message = format!("version {v} is not spoken here, only {VERSION}");
-        return Err(refuse(Code::Garbage, message));
-    }
-    serde_json::from_slice(said).map_err(garbage)
 }
