@@ -3,6 +3,8 @@
 //! Owns: that table. May not: let a group depend on another group of it: members are nodes and
 //! nodelist groups, attributes those that nodelist's groups give.
 
+use std::borrow::Cow;
+
 use super::book::Book;
 use super::nodes::{Nodes, split_list};
 use super::{Problem, noderange};
@@ -84,21 +86,33 @@ fn listed(nodes: &Nodes, row: Row<'_>) -> Result<Vec<String>, Problem> {
     Ok(members)
 }
 
+/// What stands between `::`, with where it begins in the bytes: text would have other offsets behind
+/// what is not UTF-8.
+fn parts(value: &[u8]) -> Vec<(usize, Cow<'_, str>)> {
+    let mut parts = Vec::new();
+    let mut rest = Some(value);
+    while let Some(now) = rest {
+        let end = now.windows(2).position(|pair| pair == b"::");
+        let part = &now[..end.unwrap_or(now.len())];
+        parts.push((value.len() - now.len(), String::from_utf8_lossy(part)));
+        rest = end.and_then(|end| now.get(end + 2..));
+    }
+    parts
+}
+
 /// The nodes that fulfil every condition of `wherevals`.
 fn selected(book: &Book, nodes: &Nodes, row: Row<'_>) -> Result<Vec<String>, Problem> {
-    let text = row.text("wherevals");
+    let parts = parts(row.get("wherevals"));
     let mut conditions = Vec::new();
-    let mut offset = 0;
-    for part in text.split("::") {
+    for (offset, part) in &parts {
         if !part.trim().is_empty() {
             let found = condition(book, part).map_err(|message| {
                 let help =
                     "write attribute==value, != value, =~ regex or !~ regex, several parted by ::";
-                Problem::error(row.at_byte("wherevals", offset), message, help)
+                Problem::error(row.at_byte("wherevals", *offset), message, help)
             })?;
             conditions.push(found);
         }
-        offset += part.len() + 2;
     }
     if conditions.is_empty() {
         let help = "write which nodes are in it, as mgt==ipmi";
