@@ -342,8 +342,8 @@ mod tests {
     /// What a listing tells of a name.
     fn listed(view: &View, name: &[u8]) -> u64 {
         let mut number = 0;
-        let look = |entry: crate::fs::DirEntry| {
-            if *entry.name == *name {
+        let look = |entry: crate::fs::DirEntry<'_>| {
+            if entry.name == name {
                 number = entry.number;
             }
             false

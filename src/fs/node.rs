@@ -130,6 +130,15 @@ impl Node {
         }
     }
 
+    /// The same, once its layers were looked at; `backing` as [`State::backing`].
+    #[must_use]
+    pub fn checked(mut self, backing: Option<(u64, u64)>, checked: Checked) -> Node {
+        let state = self.state.get_mut();
+        state.backing = backing;
+        state.checked = Some(checked);
+        self
+    }
+
     /// A copy of the state.
     pub fn snapshot(&self) -> State {
         self.state.read().clone()
