@@ -6,8 +6,7 @@
 
 use std::cell::OnceCell;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smallvec::smallvec;
 
@@ -78,22 +77,26 @@ impl View {
         })
     }
 
-    /// What it has, where the cache knows all of it.
-    pub(super) fn listing(&self, dir: &Alone<'_>, cookie: u64) -> Option<Arc<Listing>> {
-        let layer = dir.layer.id();
-        let ticket = match self.cache.listing(layer, dir.path) {
-            Lookup::Hit(listing) => return Some(listing),
-            Lookup::Miss(ticket) => ticket,
-        };
-        // Once a walk: a large directory takes many requests.
-        if cookie != 0 {
-            return None;
+    /// What it has, where that was kept.
+    pub(super) fn listing(&self, dir: &Alone<'_>) -> Option<Arc<Listing>> {
+        match self.cache.listing(dir.layer.id(), dir.path) {
+            Lookup::Hit(listing) => Some(listing),
+            Lookup::Miss(_) => None,
         }
+    }
+
+    /// Puts together and keeps what it has, once it was listed to its end: the cache mostly knows all
+    /// of it then.
+    pub(super) fn keep_listing(&self, dir: &Alone<'_>) {
+        let layer = dir.layer.id();
+        let Lookup::Miss(ticket) = self.cache.listing(layer, dir.path) else {
+            return;
+        };
         let Lookup::Hit(names) = self.cache.names(layer, dir.path) else {
-            return None;
+            return;
         };
         if !self.cache.has_room_for_listing(dir.path, names.len()) {
-            return None;
+            return;
         }
         let names = names.iter().filter(|name| !name.whiteout);
         let stream = DirStream::new(names.map(|name| (name.name.clone(), name.kind, 0)));
@@ -101,11 +104,11 @@ impl View {
         for entry in stream.after(0) {
             let path = join(dir.path, &entry.name);
             let Some(Fact::Object(object)) = self.cache.peek(layer, &path) else {
-                return None;
+                return;
             };
             let target = object.target.as_ref();
             if target.is_some_and(|target| dir.layer.read_through(&path, target).is_some()) {
-                return None;
+                return;
             }
             builder.push(ListingEntry {
                 cookie: entry.cookie,
@@ -115,9 +118,7 @@ impl View {
             });
         }
         let listing = Arc::new(builder.finish());
-        let kept = listing.clone();
-        self.cache.put_listing(layer, dir.path, kept, ticket);
-        Some(listing)
+        self.cache.put_listing(layer, dir.path, listing, ticket);
     }
 
     /// What comes behind a cookie, each counted as a lookup where `add` took it.
@@ -129,24 +130,18 @@ impl View {
         cookie: u64,
         mut add: impl FnMut(DirEntry<'_>, &Attr, Duration) -> bool,
     ) -> Res<()> {
-        let checked = Checked {
-            at: Instant::now(),
-            generation: dir.trust.generation,
-            lasting: dir.trust.lasting,
-        };
+        let checked = Checked::now(dir.trust);
         let for_all = self.lifetime(dir.trust);
         for listed in listing.after(cookie) {
             let stat = *listed.stat;
             let new = || self.listed(dir, &stat, checked);
-            // Where some path has not its first number, this may be it.
-            let salted = self.held.salted.load(Ordering::Relaxed);
-            let link = (parent, listed.name);
             let mut attr = Attr {
                 number: listed.number,
                 stat,
             };
             let mut lifetime = for_all;
-            if salted || !self.held.inodes.remember_new(attr.number, link, new) {
+            let known = self.enter_new(parent, listed.name, attr.number, new);
+            if known.is_none() {
                 let here = dir.here(listed.name, attr);
                 let entry = self.enter(parent, listed.name, here)?.0;
                 (attr, lifetime) = (entry.attr, entry.lifetime);
@@ -194,21 +189,26 @@ mod tests {
         view
     }
 
-    /// A listing from a cookie on, of at most so many entries, without "." and "..".
+    /// A listing from a cookie on, of at most so many entries, without "." and "..". Where it comes to
+    /// the end, that is asked for, as a kernel does.
     fn list(view: &View, number: u64, cookie: u64, most: usize) -> Vec<Listed> {
         let mut listed = Vec::new();
+        let mut full = false;
         view.readdirplus(number, cookie, |entry, attr, lifetime| {
             assert_eq!((entry.number, entry.kind), (attr.number, attr.stat.kind()));
             if matches!(entry.name, b"." | b"..") {
                 return false;
             }
-            let full = listed.len() == most;
+            full = listed.len() == most;
             if !full {
                 listed.push((entry.cookie, entry.name.into(), *attr, lifetime));
             }
             full
         })
         .unwrap();
+        if let (false, Some(&(last, ..))) = (full, listed.last()) {
+            assert!(list(view, number, last, most).is_empty());
+        }
         listed
     }
 
@@ -245,9 +245,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let view = told(dir.path(), some);
         let d = enter(&view, b"d");
+        assert!(!has_record(&view, b"d"));
         let ordinary = list(&view, d, 0, 100);
         assert_eq!(ordinary.len(), 23);
-        assert!(!has_record(&view, b"d"), "nothing was known before");
+        assert!(has_record(&view, b"d"), "it was listed to its end");
         // Forgotten, then known still, then forgotten as often as it was counted.
         for counted in [1, 0, 2] {
             let before = view.inode_count();
@@ -256,7 +257,6 @@ mod tests {
             }
             assert_eq!(view.inode_count() + 23 == before, counted > 0);
             assert_eq!(list(&view, d, 0, 100), ordinary);
-            assert!(has_record(&view, b"d"));
         }
         // What was entered from the record is what a look-up of it finds, and as good.
         for (_, name, attr, lifetime) in &ordinary {
@@ -303,9 +303,7 @@ mod tests {
         let view = told(dir.path(), some);
         let d = enter(&view, b"d");
         let low = view.layers[0].id();
-        for _ in 0..2 {
-            list(&view, d, 0, 100);
-        }
+        list(&view, d, 0, 100);
         let size = |name: &[u8]| {
             let listed = list(&view, d, 0, 100);
             let found = listed.iter().find(|(_, listed, ..)| listed == name);

@@ -112,25 +112,29 @@ impl View {
             let attr = plain(entry.number);
             add(entry, &attr, Duration::ZERO)
         };
-        if let Some(dir) = &dir
-            && let Some(alone) = self.alone(dir, generation)
-            && let Some(listing) = self.listing(&alone, cookie)
+        let alone = dir.as_ref().and_then(|dir| self.alone(dir, generation));
+        if let Some(alone) = &alone
+            && let Some(listing) = self.listing(alone)
         {
             return match self.dots(&inode, cookie, &mut dots) {
                 true => Ok(()),
-                false => self.add_listing(&inode, &alone, &listing, cookie, add),
+                false => self.add_listing(&inode, alone, &listing, cookie, add),
             };
         }
         let stream = self.snapshot(&inode, dir.as_ref(), cookie)?;
         if self.dots(&inode, cookie, &mut dots) {
             return Ok(());
         }
-        let Some(dir) = dir else { return Ok(()) };
-        for entry in self.rest(&inode, &stream, cookie) {
-            let (here, reached) = match self.resolve(&dir, &entry.name) {
+        let Some(dir) = &dir else { return Ok(()) };
+        let rest = self.rest(&inode, &stream, cookie);
+        if let (true, Some(alone)) = (rest.is_empty(), &alone) {
+            self.keep_listing(alone);
+        }
+        for entry in rest {
+            let (here, reached) = match self.resolve(dir, &entry.name) {
                 Ok(Outcome::Here(here)) => (*here, true),
                 Ok(Outcome::Absent { .. }) => continue,
-                Err(e) => (self.unreachable(&dir, entry, e), false),
+                Err(e) => (self.unreachable(dir, entry, e), false),
             };
             let kind = here.kind();
             let (found, known) = self.enter(&inode, &entry.name, here)?;
