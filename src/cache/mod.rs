@@ -7,9 +7,14 @@
 //! change may come while a fact is being found out, so a miss hands out a [`Ticket`], and what is
 //! put in with it is dropped if anything was forgotten meanwhile.
 //!
+//! A [`Listing`] is put together from facts and has shards of its own. Its ticket is drawn before the
+//! facts are looked at, and where something is forgotten, facts go before listings: what was put
+//! together from an older fact meets either a void ticket, or the forgetting itself.
+//!
 //! Lock order: one shard at a time, nothing else is locked under it.
 
 mod absent;
+mod listing;
 mod shard;
 
 use std::sync::Arc;
@@ -18,10 +23,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::sys::obj::{Stat, is_at_or_below};
+use crate::sys::obj::{Stat, is_at_or_below, split};
 use absent::Absences;
+pub use listing::{Listing, ListingBuilder, ListingEntry};
 pub use shard::Ticket;
-use shard::{Key, Shard};
+use shard::{About, Key, Shard};
 
 /// A layer's number: no two layers of a process have the same, not even one after the other.
 pub type LayerId = u32;
@@ -66,6 +72,7 @@ pub type Names = Arc<[Name]>;
 enum Value {
     Fact(Fact),
     Names(Names),
+    Listing(Arc<Listing>),
 }
 
 /// What is remembered or not.
@@ -100,6 +107,7 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Cache {
     shards: Box<[Mutex<Shard>]>,
+    listings: Box<[Mutex<Shard>]>,
     absent: Absences,
     /// One bit for each object that was ever looked at, by a hash: most changes that are told by
     /// an object alone are of objects that no layer has.
@@ -112,6 +120,12 @@ pub struct Cache {
 /// So many locks; a power of two.
 const SHARDS: usize = 32;
 
+/// So many for listings: few, so that each has room for a large one.
+const LISTING_SHARDS: usize = 8;
+
+/// Of all bytes, listings may take one in so many.
+const LISTING_SHARE: usize = 4;
+
 /// The names that kernels may hold as absent without end are at most so many.
 const ABSENCES: usize = 1 << 18;
 
@@ -121,10 +135,14 @@ const SEEN: usize = 1 << 18;
 impl Cache {
     /// An empty cache that holds at most so many bytes.
     pub fn new(limit: usize) -> Cache {
+        let shards = |count: usize, limit: usize| {
+            let shard = |_| Mutex::new(Shard::new(limit / count));
+            (0..count).map(shard).collect()
+        };
+        let for_listings = limit / LISTING_SHARE;
         Cache {
-            shards: (0..SHARDS)
-                .map(|_| Mutex::new(Shard::new(limit / SHARDS)))
-                .collect(),
+            shards: shards(SHARDS, limit - for_listings),
+            listings: shards(LISTING_SHARDS, for_listings),
             absent: Absences::new(ABSENCES),
             // A cache that keeps nothing is told of nothing.
             seen: (0..if limit == 0 { 1 } else { SEEN })
@@ -138,18 +156,39 @@ impl Cache {
 
     /// What is known of a path in a layer.
     pub fn fact(&self, layer: LayerId, path: &[u8]) -> Lookup<Fact> {
-        self.get(Key::fact(layer, hash(path)), path, |value| match value {
+        self.get(key(layer, path, About::Itself), path, |value| match value {
             Value::Fact(fact) => Some(fact.clone()),
-            Value::Names(_) => None,
+            _ => None,
         })
+    }
+
+    /// The same of what may be known, for one who has no use for a ticket: that it was asked for
+    /// keeps it no longer.
+    pub fn peek(&self, layer: LayerId, path: &[u8]) -> Option<Fact> {
+        let key = key(layer, path, About::Itself);
+        match self.shard(key.hash).lock().peek(key, path)? {
+            Value::Fact(fact) => Some(fact.clone()),
+            _ => None,
+        }
     }
 
     /// The names in a directory of a layer.
     pub fn names(&self, layer: LayerId, path: &[u8]) -> Lookup<Names> {
-        self.get(Key::names(layer, hash(path)), path, |value| match value {
+        self.get(key(layer, path, About::Names), path, |value| match value {
             Value::Names(names) => Some(names.clone()),
-            Value::Fact(_) => None,
+            _ => None,
         })
+    }
+
+    /// What the names in a directory of a layer are. A miss counts as none: it is answered from facts.
+    pub fn listing(&self, layer: LayerId, path: &[u8]) -> Lookup<Arc<Listing>> {
+        let key = key(layer, path, About::Listing);
+        let mut shard = self.listing_shard(key.hash).lock();
+        if let Some(Value::Listing(listing)) = shard.get(key, path) {
+            self.hits.fetch_add(1, Ordering::Relaxed);
+            return Lookup::Hit(listing.clone());
+        }
+        Lookup::Miss(shard.ticket())
     }
 
     fn get<T>(&self, key: Key, path: &[u8], of: impl Fn(&Value) -> Option<T>) -> Lookup<T> {
@@ -167,7 +206,6 @@ impl Cache {
 
     /// Keeps what was found out after a miss.
     pub fn put_fact(&self, layer: LayerId, path: &[u8], fact: Fact, ticket: Ticket) {
-        let hash = hash(path);
         if let Fact::Object(Object { stat, .. }) = &fact {
             let (word, bit) = self.bit(stat.dev, stat.ino);
             word.fetch_or(bit, Ordering::Relaxed);
@@ -176,60 +214,80 @@ impl Cache {
             Fact::Object(object) => object.target.as_ref().map_or(0, |target| target.len() + 16),
             Fact::Absent | Fact::Whiteout => 0,
         };
-        self.shard(hash).lock().put(
-            Key::fact(layer, hash),
-            path,
-            Value::Fact(fact),
-            cost,
-            ticket,
-        );
+        let key = key(layer, path, About::Itself);
+        let mut shard = self.shard(key.hash).lock();
+        shard.put(key, path, Value::Fact(fact), cost, ticket);
     }
 
     /// Keeps a directory's names, read after a miss.
     pub fn put_names(&self, layer: LayerId, path: &[u8], names: Names, ticket: Ticket) {
-        let hash = hash(path);
         let cost = names
             .iter()
             .map(|name| size_of::<Name>() + name.name.len() + 8)
             .sum::<usize>();
-        self.shard(hash).lock().put(
-            Key::names(layer, hash),
-            path,
-            Value::Names(names),
-            cost,
-            ticket,
-        );
+        let key = key(layer, path, About::Names);
+        let mut shard = self.shard(key.hash).lock();
+        shard.put(key, path, Value::Names(names), cost, ticket);
+    }
+
+    /// Is there room for a listing of a directory with so many names?
+    pub fn has_room_for_listing(&self, path: &[u8], names: usize) -> bool {
+        let shard = self.listing_shard(hash(path)).lock();
+        shard.has_room(path, Listing::least_bytes(names))
+    }
+
+    /// Keeps a listing, put together after a miss.
+    pub fn put_listing(&self, layer: LayerId, path: &[u8], listing: Arc<Listing>, ticket: Ticket) {
+        let cost = listing.bytes();
+        let key = key(layer, path, About::Listing);
+        let mut shard = self.listing_shard(key.hash).lock();
+        shard.put(key, path, Value::Listing(listing), cost, ticket);
     }
 
     /// Something happened to an object: what is known of it is void.
     pub fn forget(&self, layer: LayerId, path: &[u8]) {
-        let hash = hash(path);
-        self.shard(hash).lock().forget(layer, hash);
+        let itself = key(layer, path, About::Itself);
+        let names = Key {
+            about: About::Names,
+            ..itself
+        };
+        self.shard(itself.hash).lock().forget([itself, names]);
+        self.forget_listing(layer, path);
+        if !path.is_empty() {
+            self.forget_listing(layer, split(path).0);
+        }
+    }
+
+    fn forget_listing(&self, layer: LayerId, path: &[u8]) {
+        let key = key(layer, path, About::Listing);
+        self.listing_shard(key.hash).lock().forget([key]);
     }
 
     /// Something happened to a whole subtree, its top included.
     pub fn forget_below(&self, layer: LayerId, top: &[u8]) {
-        for shard in &self.shards {
-            shard
-                .lock()
-                .forget_where(layer, |path, _| is_at_or_below(path, top));
+        self.forget_where(layer, |path, _| is_at_or_below(path, top));
+        if !top.is_empty() {
+            self.forget_listing(layer, split(top).0);
         }
     }
 
     /// Something happened to an object that may have other names.
     pub fn forget_object(&self, layer: LayerId, dev: u64, ino: u64) {
-        for shard in &self.shards {
-            shard.lock().forget_where(layer, |_, value| {
-                matches!(value, Value::Fact(Fact::Object(object))
-                    if (object.stat.dev, object.stat.ino) == (dev, ino))
-            });
-        }
+        self.forget_where(layer, |_, value| match value {
+            Value::Fact(Fact::Object(object)) => (object.stat.dev, object.stat.ino) == (dev, ino),
+            Value::Listing(listing) => listing.has(dev, ino),
+            Value::Fact(_) | Value::Names(_) => false,
+        });
     }
 
     /// Nothing of a layer is certain any more.
     pub fn forget_layer(&self, layer: LayerId) {
-        for shard in &self.shards {
-            shard.lock().forget_where(layer, |_, _| true);
+        self.forget_where(layer, |_, _| true);
+    }
+
+    fn forget_where(&self, layer: LayerId, which: impl Fn(&[u8], &Value) -> bool) {
+        for shard in self.shards.iter().chain(&self.listings) {
+            shard.lock().forget_where(layer, &which);
         }
     }
 
@@ -264,7 +322,7 @@ impl Cache {
             limit: self.limit as u64,
             ..Counts::default()
         };
-        for shard in &self.shards {
+        for shard in self.shards.iter().chain(&self.listings) {
             shard.lock().count(&mut counts);
         }
         counts
@@ -273,6 +331,15 @@ impl Cache {
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
         &self.shards[(hash >> 40) as usize % SHARDS]
     }
+
+    fn listing_shard(&self, hash: u64) -> &Mutex<Shard> {
+        &self.listings[(hash >> 40) as usize % LISTING_SHARDS]
+    }
+}
+
+fn key(layer: LayerId, path: &[u8], about: About) -> Key {
+    let hash = hash(path);
+    Key { hash, layer, about }
 }
 
 fn hash(path: &[u8]) -> u64 {
@@ -366,6 +433,75 @@ mod tests {
         assert_eq!(left, [false, false, false, true, true]);
         cache.forget_below(1, b"");
         assert_eq!(cache.counts().entries, 0);
+    }
+
+    fn listing(ino: u64) -> Arc<Listing> {
+        let stat = Stat {
+            dev: 7,
+            ino,
+            ..Stat::default()
+        };
+        let mut builder = Listing::builder(1);
+        builder.push(ListingEntry {
+            cookie: 9,
+            number: 9,
+            name: b"e",
+            stat: &stat,
+        });
+        Arc::new(builder.finish())
+    }
+
+    #[test]
+    fn a_listing_goes_with_any_fact_that_it_is_made_of() {
+        let cache = Cache::new(1 << 20);
+        let is_kept = || matches!(cache.listing(1, b"d"), Lookup::Hit(_));
+        for forget in [
+            (|cache: &Cache| cache.forget(1, b"d/e")) as fn(&Cache),
+            |cache| cache.forget(1, b"d"),
+            |cache| cache.forget_below(1, b"d/e"),
+            |cache| cache.forget_below(1, b""),
+            |cache| cache.forget_object(1, 7, 5),
+            |cache| cache.forget_layer(1),
+        ] {
+            let Lookup::Miss(ticket) = cache.listing(1, b"d") else {
+                panic!("it knew something");
+            };
+            cache.put_listing(1, b"d", listing(5), ticket);
+            assert!(is_kept());
+            forget(&cache);
+            assert!(!is_kept());
+            // What was put together from older facts is not kept afterwards.
+            cache.put_listing(1, b"d", listing(5), ticket);
+            assert!(!is_kept());
+        }
+        let Lookup::Miss(ticket) = cache.listing(1, b"d") else {
+            panic!("it knew something");
+        };
+        cache.put_listing(1, b"d", listing(5), ticket);
+        cache.forget(1, b"d/e/below");
+        cache.forget(1, b"de");
+        cache.forget(2, b"d/e");
+        cache.forget_object(1, 7, 6);
+        assert!(is_kept());
+    }
+
+    #[test]
+    fn listings_take_their_share_and_no_more() {
+        let limit = 1 << 20;
+        let cache = Cache::new(limit);
+        for n in 0..20_000 {
+            let path = format!("dir/{n}").into_bytes();
+            let Lookup::Miss(ticket) = cache.listing(1, &path) else {
+                panic!("it knew something");
+            };
+            assert!(cache.has_room_for_listing(&path, 1));
+            cache.put_listing(1, &path, listing(n), ticket);
+            assert!(cache.counts().bytes <= (limit / LISTING_SHARE) as u64);
+        }
+        assert!(cache.counts().entries > 300);
+        assert!(!cache.has_room_for_listing(b"large", limit / 1000));
+        cache.forget_layer(1);
+        assert_eq!((cache.counts().bytes, cache.counts().entries), (0, 0));
     }
 
     #[test]

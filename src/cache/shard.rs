@@ -6,36 +6,29 @@ use lru::LruCache;
 
 use super::{Counts, LayerId, Value};
 
+/// What is known of a path.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum About {
+    /// What it is.
+    Itself,
+    /// Which names a directory has.
+    Names,
+    /// What its names are.
+    Listing,
+}
+
 /// What is asked for: the path by its hash, and compared in full when it is found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Key {
     pub(super) hash: u64,
-    layer: LayerId,
-    names: bool,
-}
-
-impl Key {
-    pub(super) fn fact(layer: LayerId, hash: u64) -> Key {
-        Key {
-            hash,
-            layer,
-            names: false,
-        }
-    }
-
-    pub(super) fn names(layer: LayerId, hash: u64) -> Key {
-        Key {
-            hash,
-            layer,
-            names: true,
-        }
-    }
+    pub(super) layer: LayerId,
+    pub(super) about: About,
 }
 
 impl std::hash::Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // One path is in few layers.
-        let salt = (u64::from(self.layer) << 1 | u64::from(self.names)) << 20;
+        let salt = (u64::from(self.layer) << 2 | self.about as u64) << 20;
         state.write_u64(self.hash ^ salt);
     }
 }
@@ -103,15 +96,26 @@ impl Shard {
         (*entry.path == *path).then_some(&entry.value)
     }
 
+    /// As [`Shard::get`], without a change of the order.
+    pub(super) fn peek(&self, key: Key, path: &[u8]) -> Option<&Value> {
+        let entry = self.entries.peek(&key)?;
+        (*entry.path == *path).then_some(&entry.value)
+    }
+
+    /// Is there room for something of this path that takes so many bytes?
+    pub(super) fn has_room(&self, path: &[u8], cost: usize) -> bool {
+        OVERHEAD + path.len() + cost <= self.limit
+    }
+
     pub(super) fn ticket(&self) -> Ticket {
         Ticket(self.changes)
     }
 
     pub(super) fn put(&mut self, key: Key, path: &[u8], value: Value, cost: usize, at: Ticket) {
-        let cost = OVERHEAD + path.len() + cost;
-        if at != self.ticket() || cost > self.limit {
+        if at != self.ticket() || !self.has_room(path, cost) {
             return;
         }
+        let cost = OVERHEAD + path.len() + cost;
         let entry = Entry {
             path: path.into(),
             value,
@@ -130,9 +134,9 @@ impl Shard {
         }
     }
 
-    pub(super) fn forget(&mut self, layer: LayerId, hash: u64) {
+    pub(super) fn forget<const N: usize>(&mut self, keys: [Key; N]) {
         self.changes += 1;
-        for key in [Key::fact(layer, hash), Key::names(layer, hash)] {
+        for key in keys {
             self.drop_entry(&key);
         }
     }

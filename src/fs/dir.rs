@@ -34,11 +34,11 @@ impl Default for Streams {
 
 /// One entry of a listing as the kernel gets it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct DirEntry {
+pub struct DirEntry<'n> {
     /// Where a reader goes on behind this entry.
     pub cookie: u64,
     /// The name.
-    pub name: Box<[u8]>,
+    pub name: &'n [u8],
     /// st_ino.
     pub number: u64,
     /// Type bits.
@@ -68,16 +68,15 @@ impl View {
         &self,
         number: u64,
         cookie: u64,
-        mut add: impl FnMut(DirEntry) -> bool,
+        mut add: impl FnMut(DirEntry<'_>) -> bool,
     ) -> Res<()> {
         let inode = self.inode(number)?;
-        let stream = self.snapshot(&inode, cookie)?;
+        let dir = self.listable(&inode)?;
+        let stream = self.snapshot(&inode, dir.as_ref(), cookie)?;
         if self.dots(&inode, cookie, &mut add) {
             return Ok(());
         }
-        let Some(dir) = self.listable(&inode)? else {
-            return Ok(());
-        };
+        let Some(dir) = dir else { return Ok(()) };
         for entry in self.rest(&inode, &stream, cookie) {
             let Some(entry) = self.numbered(&dir, entry)? else {
                 continue;
@@ -97,10 +96,11 @@ impl View {
         &self,
         number: u64,
         cookie: u64,
-        mut add: impl FnMut(DirEntry, &Attr, Duration) -> bool,
+        mut add: impl FnMut(DirEntry<'_>, &Attr, Duration) -> bool,
     ) -> Res<()> {
+        let generation = self.generation();
         let inode = self.inode(number)?;
-        let stream = self.snapshot(&inode, cookie)?;
+        let dir = self.listable(&inode)?;
         let plain = |number| Attr {
             number,
             stat: Stat {
@@ -108,20 +108,33 @@ impl View {
                 ..Stat::default()
             },
         };
-        if self.dots(&inode, cookie, &mut |entry: DirEntry| {
+        let mut dots = |entry: DirEntry<'_>| {
             let attr = plain(entry.number);
             add(entry, &attr, Duration::ZERO)
-        }) {
+        };
+        let alone = dir.as_ref().and_then(|dir| self.alone(dir, generation));
+        if let Some(alone) = &alone
+            && let Some(listing) = self.listing(alone)
+        {
+            return match self.dots(&inode, cookie, &mut dots) {
+                true => Ok(()),
+                false => self.add_listing(&inode, alone, &listing, cookie, add),
+            };
+        }
+        let stream = self.snapshot(&inode, dir.as_ref(), cookie)?;
+        if self.dots(&inode, cookie, &mut dots) {
             return Ok(());
         }
-        let Some(dir) = self.listable(&inode)? else {
-            return Ok(());
-        };
-        for entry in self.rest(&inode, &stream, cookie) {
-            let (here, reached) = match self.resolve(&dir, &entry.name) {
+        let Some(dir) = &dir else { return Ok(()) };
+        let rest = self.rest(&inode, &stream, cookie);
+        if let (true, Some(alone)) = (rest.is_empty(), &alone) {
+            self.keep_listing(alone);
+        }
+        for entry in rest {
+            let (here, reached) = match self.resolve(dir, &entry.name) {
                 Ok(Outcome::Here(here)) => (*here, true),
                 Ok(Outcome::Absent { .. }) => continue,
-                Err(e) => (self.unreachable(&dir, entry, e), false),
+                Err(e) => (self.unreachable(dir, entry, e), false),
             };
             let kind = here.kind();
             let (found, known) = self.enter(&inode, &entry.name, here)?;
@@ -134,7 +147,7 @@ impl View {
                 }
             };
             let number = known.number;
-            let (cookie, name) = (entry.cookie, entry.name.clone());
+            let (cookie, name) = (entry.cookie, &*entry.name);
             if add(
                 DirEntry {
                     cookie,
@@ -199,7 +212,10 @@ impl View {
     }
 
     /// "." and ".."; true where no more fits.
-    fn dots(&self, inode: &Inode, cookie: u64, add: &mut impl FnMut(DirEntry) -> bool) -> bool {
+    fn dots(&self, inode: &Inode, cookie: u64, add: &mut impl FnMut(DirEntry<'_>) -> bool) -> bool {
+        if cookie >= DOTDOT {
+            return false;
+        }
         let links = inode.links();
         let parent = links
             .first()
@@ -210,7 +226,7 @@ impl View {
                 cookie < at
                     && add(DirEntry {
                         cookie: at,
-                        name: name.into(),
+                        name,
                         number: n,
                         kind: libc::S_IFDIR,
                     })
@@ -228,14 +244,14 @@ impl View {
 
     /// The listing that is being read, made anew at the start of the directory and where it was
     /// not kept.
-    fn snapshot(&self, inode: &Inode, cookie: u64) -> Res<Arc<DirStream>> {
+    fn snapshot(&self, inode: &Inode, dir: Option<&Dir>, cookie: u64) -> Res<Arc<DirStream>> {
         if cookie != 0
             && let Some(stream) = self.held.streams.lock().0.get(&inode.number)
         {
             return Ok(stream.clone());
         }
-        let names = match self.listable(inode)? {
-            Some(dir) => self.list(&dir)?,
+        let names = match dir {
+            Some(dir) => self.list(dir)?,
             None => Vec::new(),
         };
         let stream = Arc::new(DirStream::new(names));
@@ -253,8 +269,8 @@ impl View {
         rest
     }
 
-    fn numbered(&self, dir: &Dir, entry: &StreamEntry) -> Res<Option<DirEntry>> {
-        let (cookie, name) = (entry.cookie, entry.name.clone());
+    fn numbered<'e>(&self, dir: &Dir, entry: &'e StreamEntry) -> Res<Option<DirEntry<'e>>> {
+        let (cookie, name) = (entry.cookie, &*entry.name);
         if entry.number != 0 {
             return Ok(Some(DirEntry {
                 cookie,
@@ -263,7 +279,7 @@ impl View {
                 kind: entry.kind,
             }));
         }
-        let here = match self.resolve(dir, &name) {
+        let here = match self.resolve(dir, name) {
             Ok(Outcome::Here(here)) => *here,
             Ok(Outcome::Absent { .. }) => return Ok(None),
             Err(e) => self.unreachable(dir, entry, e),

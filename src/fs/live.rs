@@ -254,7 +254,7 @@ impl View {
                 spared.push(inode.clone());
             }
             notices.extend(inode.links().into_iter().map(|link| {
-                let (parent, name) = (link.parent.number, link.name);
+                let (parent, name) = (link.parent.number, link.name.into_boxed_slice());
                 (Notice::Entry { parent, name }, drop)
             }));
         });

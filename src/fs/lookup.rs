@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::node::Orphan;
+use super::node::{Checked, Orphan};
 use super::resolve::{Here, Outcome, Trust};
 use super::{Answer, Attr, Entry, Inode, IoMode, Node, View};
 use crate::inode::id;
@@ -62,6 +62,17 @@ impl View {
         name: &[u8],
         mut here: Here,
     ) -> Res<(Entry, Arc<Inode>)> {
+        let first = here.upper.is_none().then(|| {
+            let make = || {
+                let source = here.source.clone();
+                Node::new(here.pos, here.kind(), source, self.plan)
+                    .checked(here.backing(), Checked::now(here.trust))
+            };
+            self.enter_new(parent, name, here.attr.number, make)
+        });
+        if let Some(inode) = first.flatten() {
+            return Ok((self.entry_of(&here), inode));
+        }
         let mut number = self.number_of(&here);
         if let Some(known) = self.held.inodes.get(number)
             && self.displace(&known, Some(&here))
@@ -88,6 +99,21 @@ impl View {
             number = self.number_of(&here);
         }
         Err(Errno::IO)
+    }
+
+    /// Counts the first lookup of what no upper has, by the number of its path. `None` where the
+    /// number is known, or may not be the path's ([`View::number_of`]): that takes a closer look.
+    pub(super) fn enter_new(
+        &self,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        number: u64,
+        make: impl FnOnce() -> Node,
+    ) -> Option<Arc<Inode>> {
+        if self.held.salted.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.held.inodes.remember_new(number, (parent, name), make)
     }
 
     /// As [`View::enter`], by this number and no other.
@@ -342,8 +368,8 @@ mod tests {
     /// What a listing tells of a name.
     fn listed(view: &View, name: &[u8]) -> u64 {
         let mut number = 0;
-        let look = |entry: crate::fs::DirEntry| {
-            if *entry.name == *name {
+        let look = |entry: crate::fs::DirEntry<'_>| {
+            if entry.name == name {
                 number = entry.number;
             }
             false

@@ -9,6 +9,7 @@
 //! then an inode's `state`; then a handle's `file`. `state`, `way`
 //! and `file` are never held across I/O; nothing else is locked under `way`.
 
+mod alone;
 mod attr;
 mod backing;
 mod create;

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
 use super::backing::Way;
+use super::resolve::Trust;
 use crate::rules::{Pos, Text, UpperKind};
 
 /// A layer that has an object.
@@ -40,26 +41,28 @@ pub enum Source {
     Text(Text),
 }
 
-/// What can change of an inode's state.
+/// What can change of an inode's state. What has to be dropped comes first: see
+/// [`crate::inode::Inode`].
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct State {
+    /// Where the contents come from.
+    pub source: Source,
+    /// What is left when the last name is gone, `O_PATH`.
+    pub orphan: Option<Arc<Orphan>>,
     /// Place in the rules.
     pub pos: Pos,
     /// Type bits.
     pub kind: u32,
-    /// Where the contents come from.
-    pub source: Source,
     /// The plan of the view ([`super::View`]) in whose terms `pos` and `source` are.
     pub plan: u64,
     /// When the layers were last looked at; `None` where that failed.
     pub checked: Option<Checked>,
+    /// What (device and inode) a lower layer has there, where that is no directory.
+    pub backing: Option<(u64, u64)>,
     /// A directory's layers have changed since the kernel was last told to ask again for what is
     /// below it.
     pub renewed: bool,
-    /// What (device and inode) a lower layer has there, where that is no directory.
-    pub backing: Option<(u64, u64)>,
-    /// What is left when the last name is gone, `O_PATH`.
-    pub orphan: Option<Arc<Orphan>>,
     /// Rises with each copy-up: an open file with an older one reopens.
     pub epoch: u32,
 }
@@ -75,6 +78,17 @@ pub struct Checked {
     pub lasting: bool,
 }
 
+impl Checked {
+    /// Just now, and as good as that.
+    pub(super) fn now(trust: Trust) -> Checked {
+        Checked {
+            at: Instant::now(),
+            generation: trust.generation,
+            lasting: trust.lasting,
+        }
+    }
+}
+
 /// An object without a name.
 #[derive(Debug)]
 pub struct Orphan {
@@ -88,7 +102,10 @@ pub struct Orphan {
 
 /// An inode's payload.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Node {
+    /// Which way its contents come to the kernel, once it was opened.
+    pub(super) way: Mutex<Option<Box<Way>>>,
     /// Short critical sections only; never across I/O.
     pub state: RwLock<State>,
     /// Held while the object is copied up.
@@ -102,8 +119,6 @@ pub struct Node {
     pub writer: AtomicU64,
     /// The upper's own number of the object's copy, once it is known to be that; else 0.
     pub copied: AtomicU64,
-    /// Which way its contents come to the kernel, once it was opened.
-    pub(super) way: Mutex<Option<Box<Way>>>,
 }
 
 impl Node {
@@ -128,6 +143,15 @@ impl Node {
             copied: AtomicU64::new(0),
             way: Mutex::new(None),
         }
+    }
+
+    /// The same, once its layers were looked at; `backing` as [`State::backing`].
+    #[must_use]
+    pub fn checked(mut self, backing: Option<(u64, u64)>, checked: Checked) -> Node {
+        let state = self.state.get_mut();
+        state.backing = backing;
+        state.checked = Some(checked);
+        self
     }
 
     /// A copy of the state.

@@ -3,7 +3,6 @@
 
 use std::cell::OnceCell;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::look::{Look, Seen, is_mirror};
 use super::lookup::MAX_SALT;
@@ -548,11 +547,7 @@ impl View {
         state.pos = here.pos;
         state.plan = self.plan;
         state.backing = here.backing();
-        state.checked = Some(Checked {
-            at: Instant::now(),
-            generation: here.trust.generation,
-            lasting: here.trust.lasting,
-        });
+        state.checked = Some(Checked::now(here.trust));
     }
 
     /// What the node itself just did is known until it does something else.

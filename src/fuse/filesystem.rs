@@ -367,7 +367,7 @@ impl Filesystem for Adapter {
     ) {
         self.guarded(Op::Readdir, ino, || {
             let listed = self.view().readdir(ino.0, offset, |entry| {
-                let name = OsStr::from_bytes(&entry.name);
+                let name = OsStr::from_bytes(entry.name);
                 reply.add(
                     INodeNo(entry.number),
                     entry.cookie,
@@ -392,7 +392,7 @@ impl Filesystem for Adapter {
     ) {
         self.guarded(Op::Readdirplus, ino, || {
             let listed = self.view().readdirplus(ino.0, offset, |entry, attr, ttl| {
-                let name = OsStr::from_bytes(&entry.name);
+                let name = OsStr::from_bytes(entry.name);
                 let attr = reply::attr(attr);
                 let number = INodeNo(entry.number);
                 reply.add(number, entry.cookie, name, &ttl, &attr, GENERATION)

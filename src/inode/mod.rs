@@ -8,6 +8,7 @@ pub mod departed;
 pub mod dirstream;
 pub mod handles;
 pub mod id;
+mod spread;
 pub mod table;
 
 pub use dirstream::{DirStream, StreamEntry};

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
+use dashmap::mapref::entry::{Entry, VacantEntry};
+use dashmap::mapref::one::RefMut;
 use parking_lot::RwLock;
 use smallvec::{SmallVec, smallvec};
 
 use super::departed::Departed;
 use super::id;
+use super::spread::Spread;
 
 /// One name of an object: the directory and the name in it.
 #[derive(Debug)]
@@ -21,8 +23,14 @@ pub struct Link<D> {
     /// The directory.
     pub parent: Arc<Inode<D>>,
     /// The name in it.
-    pub name: Box<[u8]>,
+    pub name: Name,
 }
+
+/// A name. Most are short: these need no memory of their own.
+pub type Name = SmallVec<[u8; 16]>;
+
+/// The names of an object, of which it mostly has one.
+pub type Links<D> = SmallVec<[Link<D>; 1]>;
 
 impl<D> Clone for Link<D> {
     fn clone(&self) -> Self {
@@ -39,21 +47,23 @@ impl<D> Link<D> {
     }
 }
 
-/// One object that the kernel knows.
+/// One object that the kernel knows. In this order what is looked at when it is forgotten lies in
+/// few lines of the processor's cache.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Inode<D> {
     /// nodeid and st_ino.
     pub number: u64,
-    /// What the conductor keeps of it.
-    pub data: D,
-    links: RwLock<SmallVec<[Link<D>; 1]>>,
     /// Entries that name this one as a parent.
     children: AtomicU64,
+    links: RwLock<Links<D>>,
+    /// What the conductor keeps of it.
+    pub data: D,
 }
 
 impl<D> Inode<D> {
     /// Its names; none for the root, and none once the last one is removed.
-    pub fn links(&self) -> SmallVec<[Link<D>; 1]> {
+    pub fn links(&self) -> Links<D> {
         self.links.read().clone()
     }
 
@@ -141,7 +151,7 @@ pub enum Naming {
 /// Number to inode.
 #[derive(Debug)]
 pub struct Table<D> {
-    map: DashMap<u64, Slot<D>>,
+    map: DashMap<u64, Slot<D>, Spread>,
     count: AtomicUsize,
     /// The most entries since the map was last made smaller.
     peak: AtomicUsize,
@@ -160,7 +170,7 @@ pub struct Collision;
 impl<D> Table<D> {
     /// A table that holds the root, for ever.
     pub fn new(root: D) -> Table<D> {
-        let map = DashMap::with_shard_amount(16);
+        let map = DashMap::with_hasher_and_shard_amount(Spread::default(), 16);
         let inode = Arc::new(Inode {
             number: id::ROOT,
             data: root,
@@ -224,26 +234,11 @@ impl<D> Table<D> {
         make: impl FnOnce() -> D,
         clashes: impl FnOnce(&Inode<D>) -> bool,
     ) -> Result<Arc<Inode<D>>, Collision> {
-        let mut dropped: SmallVec<[Link<D>; 1]> = SmallVec::new();
+        let mut dropped: Links<D> = SmallVec::new();
         let inode = match self.map.entry(number) {
             Entry::Vacant(vacant) => {
-                parent.children.fetch_add(1, Ordering::Relaxed);
-                let inode = Arc::new(Inode {
-                    number,
-                    data: make(),
-                    links: RwLock::new(smallvec![Link {
-                        parent: parent.clone(),
-                        name: name.into()
-                    }]),
-                    children: AtomicU64::new(0),
-                });
-                vacant.insert(Slot {
-                    inode: inode.clone(),
-                    lookups: 1,
-                });
-                let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
-                self.peak.fetch_max(count, Ordering::Relaxed);
-                inode
+                let slot = self.make(vacant, (parent, name), make());
+                slot.inode.clone()
             }
             Entry::Occupied(mut slot) => {
                 if clashes(&slot.get().inode) {
@@ -261,15 +256,54 @@ impl<D> Table<D> {
         Ok(inode)
     }
 
+    /// Counts the first lookup of a number that is not known, as [`Table::remember`] does; `None`, and
+    /// nothing is counted, where it is known.
+    pub fn remember_new(
+        &self,
+        number: u64,
+        (parent, name): (&Arc<Inode<D>>, &[u8]),
+        make: impl FnOnce() -> D,
+    ) -> Option<Arc<Inode<D>>> {
+        match self.map.entry(number) {
+            Entry::Vacant(vacant) => {
+                let slot = self.make(vacant, (parent, name), make());
+                Some(slot.inode.clone())
+            }
+            Entry::Occupied(_) => None,
+        }
+    }
+
+    fn make<'m>(
+        &self,
+        vacant: VacantEntry<'m, u64, Slot<D>>,
+        (parent, name): (&Arc<Inode<D>>, &[u8]),
+        data: D,
+    ) -> RefMut<'m, u64, Slot<D>> {
+        parent.children.fetch_add(1, Ordering::Relaxed);
+        let inode = Arc::new(Inode {
+            number: *vacant.key(),
+            data,
+            links: RwLock::new(smallvec![Link {
+                parent: parent.clone(),
+                name: Name::from_slice(name)
+            }]),
+            children: AtomicU64::new(0),
+        });
+        let slot = vacant.insert(Slot { inode, lookups: 1 });
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        self.peak.fetch_max(count, Ordering::Relaxed);
+        slot
+    }
+
     /// The kernel forgets `count` lookups.
     pub fn forget(&self, number: u64, count: u64) {
-        if number == id::ROOT {
-            return;
-        }
-        if let Some(mut slot) = self.map.get_mut(&number) {
+        let gone = self.map.remove_if_mut(&number, |_, slot| {
             slot.lookups = slot.lookups.saturating_sub(count);
+            self.goes(number, slot)
+        });
+        if let Some((_, slot)) = gone {
+            self.release(self.gone(&slot));
         }
-        self.drop_unused(number);
     }
 
     /// Makes the map smaller once most of what it held is forgotten. True where it did: what
@@ -315,54 +349,51 @@ impl<D> Table<D> {
             link,
             Link {
                 parent: to.clone(),
-                name: new.into(),
+                name: Name::from_slice(new),
             },
         );
         drop(links);
         self.release(smallvec![gone]);
     }
 
-    fn release(&self, links: SmallVec<[Link<D>; 1]>) {
-        for link in links {
-            link.parent.children.fetch_sub(1, Ordering::Relaxed);
-            self.drop_unused(link.parent.number);
+    /// Entries name these parents no longer; the parents that nothing holds now go as well, one after
+    /// the other. The last child to go, or the kernel's last lookup, finds that: both look under the
+    /// shard's lock.
+    fn release(&self, mut links: Links<D>) {
+        while let Some(Link { parent, .. }) = links.pop() {
+            if parent.children.fetch_sub(1, Ordering::Relaxed) > 1 {
+                continue;
+            }
+            let gone = self
+                .map
+                .remove_if(&parent.number, |number, slot| self.goes(*number, slot));
+            if let Some((_, slot)) = gone {
+                links.extend(self.gone(&slot));
+            }
         }
     }
 
-    /// Removes an entry that neither the kernel nor a child holds, and then, one after the other,
-    /// the parents that only it held.
-    fn drop_unused(&self, number: u64) {
-        let mut todo: SmallVec<[u64; 8]> = smallvec![number];
-        while let Some(number) = todo.pop() {
-            let unused = |slot: &Slot<D>| {
-                slot.lookups == 0 && slot.inode.children.load(Ordering::Relaxed) == 0
-            };
-            let removed = self.map.remove_if(&number, |_, slot| {
-                let goes = number != id::ROOT && unused(slot);
-                // Before it goes: it is always found, here or there.
-                if goes && self.departed.is_wanted() && (self.noted)(&slot.inode) {
-                    self.departed.note(number, slot.inode.paths());
-                }
-                goes
-            });
-            let Some((_, slot)) = removed else { continue };
-            self.count.fetch_sub(1, Ordering::Relaxed);
-            for link in std::mem::take(&mut *slot.inode.links.write()) {
-                link.parent.children.fetch_sub(1, Ordering::Relaxed);
-                todo.push(link.parent.number);
-            }
+    /// Does neither the kernel nor a child hold an entry? Under its shard's lock, since it is noted
+    /// before it goes: it is always found, here or there.
+    fn goes(&self, number: u64, slot: &Slot<D>) -> bool {
+        let unused = slot.lookups == 0 && slot.inode.children.load(Ordering::Relaxed) == 0;
+        let goes = number != id::ROOT && unused;
+        if goes && self.departed.is_wanted() && (self.noted)(&slot.inode) {
+            self.departed.note(number, slot.inode.paths());
         }
+        goes
+    }
+
+    /// An entry went: the names that it had.
+    fn gone(&self, slot: &Slot<D>) -> Links<D> {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        std::mem::take(&mut *slot.inode.links.write())
     }
 }
 
 impl<D> Inode<D> {
     /// Adds a name under the shard's lock; returns the names that it replaces.
-    fn add_link(
-        self: &Arc<Self>,
-        parent: &Arc<Inode<D>>,
-        name: &[u8],
-        naming: Naming,
-    ) -> SmallVec<[Link<D>; 1]> {
+    fn add_link(self: &Arc<Self>, parent: &Arc<Inode<D>>, name: &[u8], naming: Naming) -> Links<D> {
         let mut links = self.links.write();
         let known = links.iter().position(|link| link.is(parent, name));
         let mut dropped = SmallVec::new();
@@ -379,7 +410,7 @@ impl<D> Inode<D> {
                 parent.children.fetch_add(1, Ordering::Relaxed);
                 links.push(Link {
                     parent: parent.clone(),
-                    name: name.into(),
+                    name: Name::from_slice(name),
                 });
             }
         }
@@ -422,6 +453,34 @@ mod tests {
         assert!(table.get(10).is_none());
         table.forget(id::ROOT, 99);
         assert!(table.get(id::ROOT).is_some());
+    }
+
+    #[test]
+    fn only_what_is_not_known_is_counted_as_new() {
+        let table = Table::new(());
+        let root = table.get(id::ROOT).unwrap();
+        assert!(table.remember_new(10, (&root, b"a"), || ()).is_some());
+        assert!(table.remember_new(10, (&root, b"b"), || ()).is_none());
+        assert_eq!(table.get(10).unwrap().path().unwrap(), b"a");
+        table.forget(10, 1);
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn a_chain_of_any_depth_goes_with_its_last_child() {
+        let table = Table::new(());
+        let mut at = table.get(id::ROOT).unwrap();
+        let last = 50_000;
+        for n in 10..=last {
+            at = add(&table, &at, "d", n);
+        }
+        drop(at);
+        for n in 10..last {
+            table.forget(n, 1);
+        }
+        assert_eq!(table.len() as u64, last - 8);
+        table.forget(last, 1);
+        assert_eq!(table.len(), 1);
     }
 
     #[test]

@@ -204,6 +204,13 @@ impl RuleTree {
         }
     }
 
+    /// Where a step down leads to whatever the name is; `None` where that depends on the name.
+    #[inline]
+    pub fn step_any(&self, from: Pos) -> Option<Pos> {
+        let leads_on = from.at.is_some_and(|at| self.shape.node(at).leads_on());
+        (!leads_on).then_some(Pos { at: None, ..from })
+    }
+
     /// The position of a path without a leading slash.
     pub fn walk(&self, path: &[u8]) -> Pos {
         path.split(|b| *b == b'/')

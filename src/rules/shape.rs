@@ -34,6 +34,10 @@ impl Node {
     pub(super) fn leads_deeper(&self) -> bool {
         self.guarded_below > 0
     }
+
+    pub(super) fn leads_on(&self) -> bool {
+        self.leads_on
+    }
 }
 
 /// A tree of names and the zones that govern them, for any node of a set.
