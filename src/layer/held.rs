@@ -21,7 +21,7 @@ use crate::sys::obj::is_at_or_below;
 /// As often as a root is looked at again.
 const LONGEST: Duration = Duration::from_secs(1);
 /// Each costs a descriptor.
-const MOST: usize = 128;
+const MOST: usize = 512;
 
 #[derive(Debug)]
 struct Kept {
