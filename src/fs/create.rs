@@ -14,7 +14,7 @@ use super::upper::Data;
 use super::{Caller, Entry, Inode, IoMode, OpenHow, View};
 use crate::layer::machinery;
 use crate::rules::Pos;
-use crate::sys::creds::as_caller;
+use crate::sys::creds::{self, as_caller};
 use crate::sys::obj::{self, Stat};
 use crate::sys::{Errno, Res};
 
@@ -162,6 +162,9 @@ impl View {
         let flags = flags | OFlags::CREATE | OFlags::EXCL;
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode & 0o7777);
+        if mode.intersects(Mode::SUID | Mode::SGID) {
+            creds::keep_bits()?;
+        }
         let made = self.make_at(parent, name, false, |dir, name| {
             as_caller(caller, umask, || rustix::fs::openat(dir, name, flags, mode))
         });

@@ -67,7 +67,7 @@ impl View {
     }
 
     /// As the view shows it.
-    fn shown(&self, number: u64, mut stat: Stat) -> Attr {
+    pub(super) fn shown(&self, number: u64, mut stat: Stat) -> Attr {
         if stat.rdev == machinery::STORED_NULL_DEVICE {
             stat.rdev = machinery::NULL_DEVICE;
         }
@@ -120,7 +120,7 @@ impl View {
     }
 
     /// What the node itself made or changed, as the kernel is told of it.
-    fn own_entry(&self, inode: &Inode, attr: Attr) -> Entry {
+    pub(super) fn own_entry(&self, inode: &Inode, attr: Attr) -> Entry {
         Entry {
             attr,
             lifetime: self.lifetime_of(inode, self.own_trust()),

@@ -13,8 +13,7 @@ use super::resolve::Here;
 use super::upper::Data;
 use super::{Caller, Inode, Source, View};
 use crate::budget::{Kept, OPEN};
-use crate::sys::obj;
-use crate::sys::{Errno, Res};
+use crate::sys::{Errno, Res, creds, obj};
 
 /// open(2)'s flags as far as they matter here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -297,6 +296,7 @@ impl View {
 
     /// O_TRUNC (FUSE_ATOMIC_O_TRUNC leaves it to us).
     fn empty(&self, here: &Here, file: &OwnedFd, how: OpenHow, caller: Caller) -> Res<()> {
+        creds::keep_bits()?;
         if how.writes() {
             rustix::fs::ftruncate(file, 0)?;
         } else {
