@@ -318,6 +318,25 @@ fn setuid_stays_where_root_keeps_it_right_after_a_file_was_made() {
     }
 }
 
+/// A file that the kernel knows as a lower one is copied without another look into the upper.
+#[test]
+fn what_somebody_put_into_the_store_is_not_lost_to_a_copy() {
+    let ov = Overlay::new(TMPFS, |l| {
+        mkdir(l.join("d"), 0o755).unwrap();
+        write(l.join("d/f"), "lower").unwrap();
+    });
+    if ov.is_overlayfs() {
+        return; // Its upper is its own.
+    }
+    write(ov.at("d/own"), "").unwrap();
+    assert_eq!(read(ov.at("d/f")).unwrap(), b"lower");
+    write(ov.up("d/f"), "theirs").unwrap();
+    append(ov.at("d/f"), " and mine").unwrap();
+    assert_eq!(read(ov.up("d/f")).unwrap(), b"theirs and mine");
+    assert_eq!(read(ov.at("d/f")).unwrap(), b"theirs and mine");
+    assert_eq!(read(ov.low("d/f")).unwrap(), b"lower");
+}
+
 /// The kernel opens a file of an upper by itself, and would tell EIO whatever the reason.
 #[test]
 fn an_open_that_the_store_refuses_says_why() {

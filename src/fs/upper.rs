@@ -46,7 +46,12 @@ impl View {
             return Ok(here);
         }
         let mut locked = inode.data.copying.try_lock();
-        let mut here = self.object(inode)?;
+        // Nobody else copies it while the lock is held.
+        let below = locked.as_ref().and_then(|_| self.still_below(inode));
+        let mut here = match below {
+            Some(here) => here,
+            None => self.object(inode)?,
+        };
         let upper = self.writable(here.pos)?;
         if here.upper == Some(upper) {
             return Ok(here);
