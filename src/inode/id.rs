@@ -4,6 +4,8 @@
 //! and after every restart. What a node created: a hash of the upper's own inode and its birth
 //! time, with the high bit set, so that hard links share it and a reused inode gets another.
 
+use std::hash::{BuildHasherDefault, Hasher};
+
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The root of every view (FUSE_ROOT_ID, include/uapi/linux/fuse.h).
@@ -13,6 +15,30 @@ const PATH_BITS: u64 = (1 << 62) - 1;
 /// What one grain of salt adds: odd, so that no two salts of a path agree (2^64 by the golden ratio).
 const GRAIN: u64 = 0x9e37_79b9_7f4a_7c15;
 const UPPER_BIT: u64 = 1 << 63;
+
+/// Tells numbers apart in tables. They are hashes themselves, or counted: nobody chooses them, and
+/// a multiplication spreads them well enough.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spread(u64);
+
+/// Makes a [`Spread`] for each number.
+pub type Spreading = BuildHasherDefault<Spread>;
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0 ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number.wrapping_mul(GRAIN);
+    }
+}
 
 /// The number of what has this path in the view, and comes from a lower layer. `salt` is 0, and
 /// counts up only where two paths of one view collide.

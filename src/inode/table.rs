@@ -141,7 +141,7 @@ pub enum Naming {
 /// Number to inode.
 #[derive(Debug)]
 pub struct Table<D> {
-    map: DashMap<u64, Slot<D>>,
+    map: DashMap<u64, Slot<D>, id::Spreading>,
     count: AtomicUsize,
     /// The most entries since the map was last made smaller.
     peak: AtomicUsize,
@@ -160,7 +160,7 @@ pub struct Collision;
 impl<D> Table<D> {
     /// A table that holds the root, for ever.
     pub fn new(root: D) -> Table<D> {
-        let map = DashMap::with_shard_amount(16);
+        let map = DashMap::with_hasher_and_shard_amount(id::Spreading::default(), 16);
         let inode = Arc::new(Inode {
             number: id::ROOT,
             data: root,
