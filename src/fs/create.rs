@@ -4,6 +4,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
@@ -198,8 +199,9 @@ impl View {
         match self.enter_open(&inode, &here, how, register, &file) {
             Ok(entered) => {
                 let file = Served::file(Arc::new(file));
-                let file = OpenFile::new(entered, how, file, epoch);
-                Ok((entry, self.opened(file)))
+                let opened = self.opened(OpenFile::new(entered, how, file, epoch));
+                inode.data.bare.store(opened.handle, Ordering::Relaxed);
+                Ok((entry, opened))
             }
             Err(e) => {
                 self.forget(inode.number, 1);
