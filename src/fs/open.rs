@@ -296,7 +296,9 @@ impl View {
 
     /// O_TRUNC (FUSE_ATOMIC_O_TRUNC leaves it to us).
     fn empty(&self, here: &Here, file: &OwnedFd, how: OpenHow, caller: Caller) -> Res<()> {
-        creds::keep_bits()?;
+        if here.attr.stat.has_bits() {
+            creds::keep_bits()?;
+        }
         if how.writes() {
             rustix::fs::ftruncate(file, 0)?;
         } else {
