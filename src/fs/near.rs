@@ -317,7 +317,7 @@ impl View {
         let mut here = self.here(near.upper, path, pos, stat, number);
         here.fd = OnceCell::from(Arc::new(fd));
         if directory {
-            self.dir_gone(&here.path, pos, near.upper);
+            self.empty_dir_gone(&here.path, pos, near.upper);
         }
         self.name_gone(&mut here, parent, name);
         Some(())
@@ -327,6 +327,12 @@ impl View {
     pub(super) fn dir_gone(&self, path: &[u8], pos: Pos, upper: u8) {
         let at = self.rules.zone(pos.zone).layer_path(path);
         self.layers[upper as usize].let_go_of(at);
+    }
+
+    /// The same of one that was removed, and so was empty.
+    pub(super) fn empty_dir_gone(&self, path: &[u8], pos: Pos, upper: u8) {
+        let at = self.rules.zone(pos.zone).layer_path(path);
+        self.layers[upper as usize].let_go_of_empty(at);
     }
 }
 
