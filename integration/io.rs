@@ -221,6 +221,122 @@ fn setuid_goes_at_a_write_by_a_file_that_was_open_before() {
     assert_eq!(perm(ov.at("f")), 0o755);
 }
 
+/// What is handed to the kernel is to lose setuid bits at a write, and what comes right after it
+/// is not to be mistaken for that: root keeps them, also where it is in no group of the file's.
+#[test]
+fn setuid_stays_where_root_keeps_it_right_after_a_file_was_made() {
+    let ov = Overlay::new(TMPFS, |l| {
+        write(l.join("low"), "program").unwrap();
+        lchown(l.join("low"), Some(1000), Some(1234)).unwrap();
+        chmod(l.join("low"), 0o6775).unwrap();
+    });
+    mkdir(ov.at("setgid"), 0o755).unwrap();
+    lchown(ov.at("setgid"), None, Some(1234)).unwrap();
+    let chmod_of = |name: &str, mode| {
+        chmod(ov.at(name), mode).unwrap();
+        perm(ov.at(name))
+    };
+    write(ov.at("f"), "program").unwrap();
+    lchown(ov.at("f"), Some(1000), Some(1234)).unwrap();
+    let steps: [(&str, &dyn Fn() -> u32, u32); 10] = [
+        ("chmod", &|| chmod_of("f", 0o6755), 0o6755),
+        (
+            "chmod of a directory",
+            &|| chmod_of("setgid", 0o2755),
+            0o2755,
+        ),
+        (
+            "truncate",
+            &|| {
+                truncate(&ov.at("f"), 3).unwrap();
+                perm(ov.at("f"))
+            },
+            0o6755,
+        ),
+        (
+            "O_TRUNC",
+            &|| {
+                open(ov.at("f"), OFlags::WRONLY | OFlags::TRUNC, 0).unwrap();
+                perm(ov.at("f"))
+            },
+            0o6755,
+        ),
+        (
+            "write",
+            &|| {
+                append(ov.at("f"), "x").unwrap();
+                perm(ov.at("f"))
+            },
+            0o6755,
+        ),
+        ("chmod for locks", &|| chmod_of("f", 0o2767), 0o2767),
+        (
+            "chown",
+            &|| {
+                lchown(ov.at("f"), Some(1001), None).unwrap();
+                perm(ov.at("f"))
+            },
+            0o2767,
+        ),
+        (
+            "copy-up",
+            &|| {
+                append(ov.at("low"), "x").unwrap();
+                perm(ov.up("low"))
+            },
+            0o6775,
+        ),
+        (
+            "a file that is made",
+            &|| {
+                create(ov.at("setgid/f"), 0o2755).unwrap();
+                perm(ov.up("setgid/f"))
+            },
+            0o2755,
+        ),
+        (
+            "a directory that is made",
+            &|| {
+                mkdir(ov.at("setgid/d"), 0o2755).unwrap();
+                perm(ov.up("setgid/d"))
+            },
+            0o2755,
+        ),
+    ];
+    for (at, (what, step, mode)) in steps.into_iter().enumerate() {
+        let before = create(ov.at(format!("before{at}")), 0o644).unwrap();
+        pwrite(&before, 0, "x").unwrap();
+        assert_eq!(step(), mode, "after {what}");
+        // And the other way round.
+        let file = create(ov.at(format!("after{at}")), 0o755).unwrap();
+        chmod(ov.at(format!("after{at}")), 0o4755).unwrap();
+        lchown(ov.at(format!("after{at}")), Some(1000), Some(1000)).unwrap();
+        chmod(ov.at(format!("after{at}")), 0o4755).unwrap();
+        as_user(1000, 1000, &[], || pwrite(&file, 0, "x")).unwrap();
+        let left = perm(ov.at(format!("after{at}")));
+        assert_eq!(left, 0o755, "a write after {what}");
+    }
+}
+
+/// A file that the kernel knows as a lower one is copied without another look into the upper.
+#[test]
+fn what_somebody_put_into_the_store_is_not_lost_to_a_copy() {
+    let ov = Overlay::new(TMPFS, |l| {
+        mkdir(l.join("d"), 0o755).unwrap();
+        write(l.join("d/f"), "lower").unwrap();
+    });
+    if ov.is_overlayfs() {
+        return; // Its upper is its own.
+    }
+    write(ov.at("d/own"), "").unwrap();
+    assert_eq!(read(ov.at("d/f")).unwrap(), b"lower");
+    write(ov.up("d/f"), "theirs").unwrap();
+    append(ov.at("d/f"), " and mine").unwrap();
+    assert_eq!(read(ov.up("d/f")).unwrap(), b"theirs and mine");
+    assert_eq!(read(ov.at("d/f")).unwrap(), b"theirs and mine");
+    assert_eq!(read(ov.low("d/f")).unwrap(), b"lower");
+}
+
 /// The kernel opens a file of an upper by itself, and would tell EIO whatever the reason.
 #[test]
 fn an_open_that_the_store_refuses_says_why() {

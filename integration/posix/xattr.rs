@@ -21,6 +21,7 @@ on_every_store!(
     capabilities_work_through_the_view,
     capabilities_go_at_a_write,
     capabilities_go_at_chown,
+    capabilities_of_a_file_that_is_still_open_as_it_was_made,
 );
 
 fn base(store: Store) -> Overlay {
@@ -422,6 +423,24 @@ fn capabilities_go_at_a_write(store: Store) {
     fails!(getx(ov.at("reader"), "security.capability"), NODATA);
     truncate(&ov.at("owned"), 100).unwrap();
     fails!(getx(ov.at("owned"), "security.capability"), NODATA);
+}
+
+fn capabilities_of_a_file_that_is_still_open_as_it_was_made(store: Store) {
+    let ov = Overlay::new(store, |_| {});
+    let name = "security.capability";
+    let file = create(ov.at("f"), 0o777).unwrap();
+    pwrite(&file, 0, "x").unwrap();
+    let changes: [&dyn Fn(); 2] = [&|| pwrite(&file, 0, "y").unwrap(), &|| {
+        lchown(ov.at("f"), Some(1000), None).unwrap();
+    }];
+    for takes_it in changes {
+        fails!(getx(ov.at("f"), name), NODATA);
+        setx(ov.at("f"), name, capability(1)).unwrap();
+        assert_eq!(getx(ov.at("f"), name).unwrap(), capability(1));
+        takes_it();
+        fails!(getx(ov.at("f"), name), NODATA);
+        fails!(getx(ov.up("f"), name), NODATA);
+    }
 }
 
 fn capabilities_go_at_chown(store: Store) {

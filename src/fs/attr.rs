@@ -1,12 +1,14 @@
 //! GETATTR, SETATTR, STATFS.
 
-use rustix::fs::{Mode, OFlags, StatVfs};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{OFlags, StatVfs};
 
 use super::resolve::Here;
 use super::upper::Data;
-use super::{Attr, Caller, Entry, View};
+use super::{Attr, Caller, Entry, Inode, View};
 use crate::sys::obj::{self, SetTime};
-use crate::sys::{Errno, Res};
+use crate::sys::{Errno, Res, creds};
 
 /// What SETATTR asks for.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +25,38 @@ pub struct Changes {
     pub atime: SetTime,
     /// Modification time.
     pub mtime: SetTime,
+}
+
+/// What is changed.
+enum To {
+    /// A file that is open for I/O.
+    Open,
+    /// What a descriptor only names.
+    Object,
+    /// A symlink, which has no mode of its own.
+    Symlink,
+}
+
+impl Changes {
+    fn gives_away(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some()
+    }
+
+    /// Makes all but the size so, in the order that keeps what each call clears.
+    fn make(&self, fd: &OwnedFd, to: To) -> Res<()> {
+        if self.gives_away() {
+            obj::chown(fd, self.uid, self.gid)?;
+        }
+        match (self.mode, to) {
+            (None, _) | (_, To::Symlink) => {}
+            (Some(mode), To::Open) => obj::chmod_open(fd, mode)?,
+            (Some(mode), To::Object) => obj::chmod(fd, mode)?,
+        }
+        if self.atime != SetTime::Omit || self.mtime != SetTime::Omit {
+            obj::set_times(fd, self.atime, self.mtime)?;
+        }
+        Ok(())
+    }
 }
 
 impl View {
@@ -67,6 +101,9 @@ impl View {
         caller: Caller,
     ) -> Res<Entry> {
         let inode = self.inode(number)?;
+        if let Some(entry) = self.change_written(&inode, changes)? {
+            return Ok(entry);
+        }
         let data = if changes.size == Some(0) {
             Data::Nothing
         } else {
@@ -74,6 +111,9 @@ impl View {
         };
         let here = self.copy_up(&inode, data)?;
         let fd = self.reach(&here)?.ok_or(Errno::IO)?;
+        if (changes.size.is_some() || changes.gives_away()) && here.attr.stat.has_bits() {
+            creds::keep_bits()?;
+        }
         if let Some(size) = changes.size {
             self.truncate(&here, size, handle)?;
             // FUSE_HANDLE_KILLPRIV_V2: the kernel leaves this to the file system. The flag that
@@ -82,20 +122,12 @@ impl View {
                 obj::kill_suid(fd)?;
             }
         }
-        if changes.uid.is_some() || changes.gid.is_some() {
-            obj::chown(fd, changes.uid, changes.gid)?;
-        }
-        if let Some(mode) = changes.mode
-            && here.kind() != libc::S_IFLNK
-        {
-            match here.open {
-                Some(_) => rustix::fs::fchmod(fd, Mode::from_raw_mode(mode & 0o7777))?,
-                None => obj::chmod(fd, mode)?,
-            }
-        }
-        if changes.atime != SetTime::Omit || changes.mtime != SetTime::Omit {
-            obj::set_times(fd, changes.atime, changes.mtime)?;
-        }
+        let to = match (here.open, here.kind()) {
+            (Some(_), _) => To::Open,
+            (None, libc::S_IFLNK) => To::Symlink,
+            (None, _) => To::Object,
+        };
+        changes.make(fd, to)?;
         let mut stat = obj::stat(fd)?;
         stat.rdev = here.attr.stat.rdev;
         if here.attr.stat.is_dir() {
@@ -105,6 +137,24 @@ impl View {
             attr: Attr { number, stat },
             lifetime: self.lifetime_of(&inode, here.trust),
         })
+    }
+
+    /// The same of a file that somebody has open for writing: what is open is the object, and
+    /// nothing else need be known of it. (tar sets owner, mode and times of each file that it has
+    /// just written.)
+    fn change_written(&self, inode: &Inode, changes: &Changes) -> Res<Option<Entry>> {
+        if changes.size.is_some() || inode.is_nameless() {
+            return Ok(None);
+        }
+        let Some((fd, open, ..)) = self.writing_to(inode) else {
+            return Ok(None);
+        };
+        if changes.gives_away() && obj::stat(&*fd)?.has_bits() {
+            creds::keep_bits()?;
+        }
+        changes.make(&fd, open.map_or(To::Object, |_| To::Open))?;
+        let attr = self.shown(inode.number, obj::stat(&*fd)?);
+        Ok(Some(self.own_entry(inode, attr)))
     }
 
     fn truncate(&self, here: &Here, size: u64, handle: Option<u64>) -> Res<()> {

@@ -190,9 +190,7 @@ impl View {
             return false;
         }
         match here.upper {
-            Some(upper) => {
-                self.writable(here.pos) == Ok(upper) && here.attr.stat.mode & 0o6000 == 0
-            }
+            Some(upper) => self.writable(here.pos) == Ok(upper) && !here.attr.stat.has_bits(),
             None => self.rules.zone(here.pos.zone).writes_to().is_none(),
         }
     }

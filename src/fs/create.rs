@@ -4,6 +4,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
@@ -14,7 +15,7 @@ use super::upper::Data;
 use super::{Caller, Entry, Inode, IoMode, OpenHow, View};
 use crate::layer::machinery;
 use crate::rules::Pos;
-use crate::sys::creds::as_caller;
+use crate::sys::creds::{self, as_caller};
 use crate::sys::obj::{self, Stat};
 use crate::sys::{Errno, Res};
 
@@ -162,6 +163,9 @@ impl View {
         let flags = flags | OFlags::CREATE | OFlags::EXCL;
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode & 0o7777);
+        if mode.intersects(Mode::SUID | Mode::SGID) {
+            creds::keep_bits()?;
+        }
         let made = self.make_at(parent, name, false, |dir, name| {
             as_caller(caller, umask, || rustix::fs::openat(dir, name, flags, mode))
         });
@@ -195,8 +199,9 @@ impl View {
         match self.enter_open(&inode, &here, how, register, &file) {
             Ok(entered) => {
                 let file = Served::file(Arc::new(file));
-                let file = OpenFile::new(entered, how, file, epoch);
-                Ok((entry, self.opened(file)))
+                let opened = self.opened(OpenFile::new(entered, how, file, epoch));
+                inode.data.bare.store(opened.handle, Ordering::Relaxed);
+                Ok((entry, opened))
             }
             Err(e) => {
                 self.forget(inode.number, 1);

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::create::Place;
 use super::look::Look;
-use super::resolve::{Dir, Here, join};
+use super::resolve::{Dir, Here, Trust, join};
 use super::{Attr, Entry, Inode, Source, Src, View};
 use crate::layer::machinery::{self, Form};
 use crate::rules::Pos;
@@ -67,7 +67,7 @@ impl View {
     }
 
     /// As the view shows it.
-    fn shown(&self, number: u64, mut stat: Stat) -> Attr {
+    pub(super) fn shown(&self, number: u64, mut stat: Stat) -> Attr {
         if stat.rdev == machinery::STORED_NULL_DEVICE {
             stat.rdev = machinery::NULL_DEVICE;
         }
@@ -120,7 +120,7 @@ impl View {
     }
 
     /// What the node itself made or changed, as the kernel is told of it.
-    fn own_entry(&self, inode: &Inode, attr: Attr) -> Entry {
+    pub(super) fn own_entry(&self, inode: &Inode, attr: Attr) -> Entry {
         Entry {
             attr,
             lifetime: self.lifetime_of(inode, self.own_trust()),
@@ -157,6 +157,54 @@ impl View {
         let mut here = self.here(near.upper, path, pos, stat, inode.number);
         here.fd = OnceCell::from(Arc::new(fd));
         Some(Box::new(here))
+    }
+
+    /// A regular file that was found in a lower layer, by what is remembered of the layers below
+    /// the upper. That the upper has nothing in its place is what the kernel was told without end;
+    /// naming a copy there finds out where it is not so.
+    pub(super) fn still_below(&self, inode: &Inode) -> Option<Box<Here>> {
+        let (backing, pos, generation) = {
+            let state = inode.data.state.read();
+            let checked = state.checked.filter(|checked| checked.lasting)?;
+            if state.plan != self.plan || !self.is_fresh(&state) {
+                return None;
+            }
+            (state.backing?, state.pos, checked.generation)
+        };
+        let link = inode.only_link()?;
+        let dir = self.dir(&link.parent).ok()?;
+        let upper = self.writable(pos).ok()?;
+        let zone = self.rules.zone(pos.zone);
+        if self.rules.begins(pos) || self.rules.guarded(pos) || self.rules.is_mtab(pos) {
+            return None;
+        }
+        let path = join(&dir.path, &link.name);
+        let mut below = dir.srcs.iter().filter(|src| src.layer != upper);
+        let (src, seen) = below.find_map(|&src| match self.probe(zone, &path, src) {
+            Ok((_, Look::Absent)) => None,
+            Ok((src, Look::Object(seen))) => Some(Some((src, seen))),
+            Ok((_, Look::Whiteout)) | Err(_) => Some(None),
+        })??;
+        let stat = seen.stat;
+        if stat.kind() != libc::S_IFREG || (stat.dev, stat.ino) != backing {
+            return None;
+        }
+        Some(Box::new(Here {
+            path,
+            pos,
+            source: Source::One(src),
+            attr: self.shown(inode.number, stat),
+            fd: seen
+                .fd
+                .map_or_else(OnceCell::new, |fd| OnceCell::from(Arc::new(fd))),
+            open: None,
+            upper: None,
+            target: None,
+            trust: Trust {
+                lasting: true,
+                generation,
+            },
+        }))
     }
 
     /// An object of an upper that somebody has open for writing: what is open is the object,
@@ -269,7 +317,7 @@ impl View {
         let mut here = self.here(near.upper, path, pos, stat, number);
         here.fd = OnceCell::from(Arc::new(fd));
         if directory {
-            self.dir_gone(&here.path, pos, near.upper);
+            self.empty_dir_gone(&here.path, pos, near.upper);
         }
         self.name_gone(&mut here, parent, name);
         Some(())
@@ -279,6 +327,12 @@ impl View {
     pub(super) fn dir_gone(&self, path: &[u8], pos: Pos, upper: u8) {
         let at = self.rules.zone(pos.zone).layer_path(path);
         self.layers[upper as usize].let_go_of(at);
+    }
+
+    /// The same of one that was removed, and so was empty.
+    pub(super) fn empty_dir_gone(&self, path: &[u8], pos: Pos, upper: u8) {
+        let at = self.rules.zone(pos.zone).layer_path(path);
+        self.layers[upper as usize].let_go_of_empty(at);
     }
 }
 

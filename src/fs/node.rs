@@ -117,6 +117,8 @@ pub struct Node {
     /// The last handle that it was opened under for writing, or 0: while that is open, what it
     /// holds is the object.
     pub writer: AtomicU64,
+    /// The handle that it was made under, while nobody has set an attribute since; else 0.
+    pub bare: AtomicU64,
     /// The upper's own number of the object's copy, once it is known to be that; else 0.
     pub copied: AtomicU64,
 }
@@ -140,6 +142,7 @@ impl Node {
             displaced: AtomicU32::new(0),
             opens: AtomicU32::new(0),
             writer: AtomicU64::new(0),
+            bare: AtomicU64::new(0),
             copied: AtomicU64::new(0),
             way: Mutex::new(None),
         }

@@ -13,8 +13,7 @@ use super::resolve::Here;
 use super::upper::Data;
 use super::{Caller, Inode, Source, View};
 use crate::budget::{Kept, OPEN};
-use crate::sys::obj;
-use crate::sys::{Errno, Res};
+use crate::sys::{Errno, Res, creds, obj};
 
 /// What is put together out of several files is in memory for each open: a file of a litetree that
 /// has holes, or is a mistake, must not take all of it.
@@ -301,6 +300,9 @@ impl View {
 
     /// O_TRUNC (FUSE_ATOMIC_O_TRUNC leaves it to us).
     fn empty(&self, here: &Here, file: &OwnedFd, how: OpenHow, caller: Caller) -> Res<()> {
+        if here.attr.stat.has_bits() {
+            creds::keep_bits()?;
+        }
         if how.writes() {
             rustix::fs::ftruncate(file, 0)?;
         } else {

@@ -60,7 +60,7 @@ impl View {
             layer.take_away(&at, name, &here.attr.stat)?;
         }
         if directory {
-            self.dir_gone(&here.path, here.pos, upper);
+            self.empty_dir_gone(&here.path, here.pos, upper);
         }
         self.number_gone(&here, upper);
         self.name_gone(&mut here, &parent, name);

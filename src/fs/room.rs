@@ -36,8 +36,18 @@ impl View {
     /// Before the kernel writes to a store by itself, where nobody can try a second time: lets go of
     /// removed files if there is little room.
     pub(super) fn make_room(&self, on: impl AsFd) {
-        if self.held.removed.lock().is_empty() {
-            return;
+        {
+            let mut removed = self.held.removed.lock();
+            // Mostly the kernel forgets a file right after it was removed.
+            while removed
+                .last()
+                .is_some_and(|inode| inode.strong_count() == 0)
+            {
+                removed.pop();
+            }
+            if removed.is_empty() {
+                return;
+            }
         }
         let scarce = |fs: rustix::fs::StatVfs| fs.f_bavail < fs.f_blocks / 2;
         if rustix::fs::fstatvfs(on).is_ok_and(scarce) {

@@ -100,6 +100,35 @@ fn a_renamed_copy_and_what_comes_back_at_its_old_path_are_two() {
 }
 
 #[test]
+fn a_store_that_came_back_empty_is_written_to_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = plain(dir.path(), |lower| {
+        std::fs::create_dir_all(lower.join("d/e")).unwrap();
+        std::fs::write(lower.join("d/e/f"), "lower").unwrap();
+        std::fs::write(lower.join("d/e/g"), "lower").unwrap();
+    });
+    let mut parent = ROOT;
+    for name in [b"d", b"e"] {
+        parent = view.lookup(parent, name).unwrap().attr.number;
+    }
+    let [f, g] = [b"f", b"g"].map(|name| view.lookup(parent, name).unwrap().attr.number);
+    let how = OpenHow::from_raw(libc::O_RDWR);
+    view.release(view.open(f, how, ME).unwrap());
+    let upper = dir.path().join("upper");
+    std::fs::rename(&upper, dir.path().join("gone")).unwrap();
+    std::fs::create_dir(&upper).unwrap();
+    for layer in view.layers.iter().filter(|layer| layer.is_upper()) {
+        layer.look_again();
+    }
+    // Directories that were in the other one are known for a moment yet.
+    view.release(view.open(g, how, ME).unwrap());
+    view.create(parent, b"new", 0o644, 0, how, ME).unwrap();
+    for name in ["g", "new"] {
+        assert!(upper.join("d/e").join(name).exists(), "{name}");
+    }
+}
+
+#[test]
 fn a_fifo_in_the_place_of_a_file_is_not_opened() {
     let dir = tempfile::tempdir().unwrap();
     let view = plain(dir.path(), |lower| {

@@ -46,7 +46,12 @@ impl View {
             return Ok(here);
         }
         let mut locked = inode.data.copying.try_lock();
-        let mut here = self.object(inode)?;
+        // Nobody else copies it while the lock is held.
+        let below = locked.as_ref().and_then(|_| self.still_below(inode));
+        let mut here = match below {
+            Some(here) => here,
+            None => self.object(inode)?,
+        };
         let upper = self.writable(here.pos)?;
         if here.upper == Some(upper) {
             return Ok(here);
@@ -204,18 +209,18 @@ impl View {
         let upper = self.writable(pos)?;
         if self.writable(parent_pos) == Ok(upper) {
             let dir = self.dir(parent)?;
-            return match dir.srcs.first() {
-                Some(&src) if src.layer == upper => {
-                    let zone = self.rules.zone(dir.pos.zone);
-                    let at = self.layer_path(zone, &dir.path, src);
-                    self.layer(src).hold_dir(&at, self.options.lifetime)
+            if let Some(&src) = dir.srcs.first().filter(|src| src.layer == upper) {
+                let zone = self.rules.zone(dir.pos.zone);
+                let at = self.layer_path(zone, &dir.path, src);
+                match self.layer(src).hold_dir(&at, self.options.lifetime) {
+                    // The store went away and came back without it.
+                    Err(Errno::NOENT) => {}
+                    held => return held,
                 }
-                _ => {
-                    let copied = self.copy_up(parent, Data::Whole)?;
-                    self.reach(&copied)?;
-                    copied.fd.into_inner().ok_or(Errno::IO)
-                }
-            };
+            }
+            let copied = self.copy_up(parent, Data::Whole)?;
+            self.reach(&copied)?;
+            return copied.fd.into_inner().ok_or(Errno::IO);
         }
         // The zone begins here: what leads to it in this upper belongs to no zone of its own.
         let layer = &self.layers[upper as usize];

@@ -2,20 +2,30 @@
 //! forged; an ACL that a layer's file system cannot hold is one that is not there.
 
 use std::ffi::{CStr, CString};
+use std::sync::atomic::Ordering;
 
 use rustix::fs::XattrFlags;
 
 use super::reach::attrs_by;
 use super::upper::Data;
-use super::{Caller, View};
+use super::{Caller, Inode, View};
 use crate::layer::machinery;
 use crate::sys::obj::{self, Xattrs};
 use crate::sys::{Errno, Res};
 
+/// Never there unless somebody sets it (capabilities(7)); others come from a default ACL or a
+/// security module when a file is made.
+const CAPABILITY: &[u8] = b"security.capability";
 const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
 fn stored(name: &[u8]) -> Res<CString> {
     machinery::attr_to_store(&CString::new(name).map_err(|_| Errno::INVAL)?)
+}
+
+/// Is it open under the handle that it was made under, and nobody has set an attribute?
+fn is_bare(inode: &Inode) -> bool {
+    let made_under = inode.data.bare.load(Ordering::Relaxed);
+    made_under != 0 && made_under == inode.data.writer.load(Ordering::Relaxed)
 }
 
 fn is_acl(name: &[u8]) -> bool {
@@ -31,7 +41,10 @@ impl View {
         let stored = stored(name)?;
         let inode = self.inode(number)?;
         let value = if let Some((fd, flags, ..)) = self.writing_to(&inode) {
-            // The kernel asks for a capability that a first write would clear.
+            // The kernel asks for a capability that a first write or a new owner would clear.
+            if name == CAPABILITY && is_bare(&inode) {
+                return Err(Errno::NODATA);
+            }
             attrs_by(flags, &fd).get(&stored)
         } else {
             let here = match self.near_named(&inode) {
@@ -90,7 +103,9 @@ impl View {
     ) -> Res<()> {
         let stored = stored(name)?;
         let flags = XattrFlags::from_bits_retain(flags as u32);
-        let here = self.copy_up(&*self.inode(number)?, Data::Whole)?;
+        let inode = self.inode(number)?;
+        inode.data.bare.store(0, Ordering::Relaxed);
+        let here = self.copy_up(&inode, Data::Whole)?;
         let fd = self.reach(&here)?.ok_or(Errno::IO)?;
         here.attrs_by(fd).set(&stored, value, flags)?;
         // Setting an access ACL is a chmod: someone outside the file's group, without

@@ -13,7 +13,7 @@ use super::{Notifier, reply};
 use crate::fs::{Caller, Entry, Root, View};
 use crate::metrics::{self, Begun, Node, Op};
 use crate::pool::Pool;
-use crate::sys::{Errno, Res};
+use crate::sys::{Errno, Res, creds};
 
 /// Serves one view.
 #[derive(Debug)]
@@ -168,6 +168,7 @@ pub(super) fn run_guarded(
     work: impl FnOnce(),
 ) {
     OUTCOME.set(0);
+    creds::begin_request(asks_for_bits(op));
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         // The reply, dropped without an answer, has sent this.
         OUTCOME.set(libc::EIO);
@@ -181,6 +182,32 @@ pub(super) fn run_guarded(
         );
     }
     node.finish(op, begun, OUTCOME.get());
+}
+
+/// Does this change nothing that setuid and setgid bits hang on, or ask for the right to keep them
+/// before it does?
+fn asks_for_bits(op: Op) -> bool {
+    matches!(
+        op,
+        Op::Lookup
+            | Op::Forget
+            | Op::Getattr
+            | Op::Setattr
+            | Op::Readlink
+            | Op::Unlink
+            | Op::Open
+            | Op::Read
+            | Op::Flush
+            | Op::Release
+            | Op::Fsync
+            | Op::Opendir
+            | Op::Readdir
+            | Op::Readdirplus
+            | Op::Releasedir
+            | Op::Statfs
+            | Op::Getxattr
+            | Op::Create
+    )
 }
 
 /// The one place where errors of requests are noted: counted, and logged where nobody expects them.

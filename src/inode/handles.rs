@@ -6,17 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
 
+use super::spread::Spread;
+
 /// Handle numbers to what is open. Numbers are never used twice; 0 is nobody's.
 #[derive(Debug)]
 pub struct Handles<H> {
-    map: DashMap<u64, Arc<H>>,
+    map: DashMap<u64, Arc<H>, Spread>,
     next: AtomicU64,
 }
 
 impl<H> Default for Handles<H> {
     fn default() -> Self {
         Handles {
-            map: DashMap::with_shard_amount(4),
+            map: DashMap::with_hasher_and_shard_amount(Spread::default(), 4),
             next: AtomicU64::new(1),
         }
     }

@@ -1,4 +1,4 @@
-//! How the table's numbers are spread over its shards and their places.
+//! How numbers are spread over the shards of a table and their places.
 
 use std::hash::{BuildHasher, Hasher};
 

@@ -142,7 +142,7 @@ impl Layer {
         let (By::Open(fd) | By::Path(fd)) = made;
         obj::chown(fd, Some(stat.uid), Some(stat.gid))?;
         match made {
-            By::Open(fd) => rustix::fs::fchmod(fd, Mode::from_raw_mode(stat.mode & 0o7777))?,
+            By::Open(fd) => obj::chmod_open(fd, stat.mode)?,
             By::Path(_) if stat.kind() == libc::S_IFLNK => {}
             By::Path(fd) => obj::chmod(fd, stat.mode)?,
         }

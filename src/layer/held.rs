@@ -21,7 +21,7 @@ use crate::sys::obj::is_at_or_below;
 /// As often as a root is looked at again.
 const LONGEST: Duration = Duration::from_secs(1);
 /// Each costs a descriptor.
-const MOST: usize = 128;
+const MOST: usize = 512;
 
 #[derive(Debug)]
 struct Kept {
@@ -185,6 +185,14 @@ impl Layer {
         state.changes += 1;
         state.let_go_where(|held, _| is_at_or_below(held, path));
     }
+
+    /// As [`Layer::let_go_of`], of a directory that was empty: what was below it has been let go of
+    /// when it went, and need not be looked for.
+    pub fn let_go_of_empty(&self, path: &[u8]) {
+        let mut state = self.held.state.lock();
+        state.changes += 1;
+        state.dirs.pop(path);
+    }
 }
 
 #[cfg(test)]
@@ -220,6 +228,10 @@ mod tests {
         assert_eq!(ino(b"ab", SECOND), before[2]);
         std::fs::rename(at("c"), at("a")).unwrap();
         assert!(ino(b"a", SECOND).is_ok_and(|now| Ok(now) != before[0]));
+        std::fs::remove_dir(at("a")).unwrap();
+        layer.let_go_of_empty(b"a");
+        assert_eq!(ino(b"a", SECOND), Err(Errno::NOENT));
+        assert_eq!(ino(b"ab", SECOND), before[2]);
     }
 
     #[test]

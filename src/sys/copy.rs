@@ -101,19 +101,20 @@ fn through_memory(
     len: u64,
     mut done: u64,
 ) -> Res<u64> {
-    let mut buf = vec![0u8; usize::try_from(len - done).unwrap_or(1 << 20).min(1 << 20)];
+    let most = usize::try_from(len - done).unwrap_or(1 << 20).min(1 << 20);
+    let mut buf = Vec::with_capacity(most);
     while done < len {
-        let want = usize::try_from(len - done)
-            .unwrap_or(buf.len())
-            .min(buf.len());
-        let got = match rustix::io::pread(&from, &mut buf[..want], from_at + done) {
-            Ok(0) => break,
-            Ok(n) => n,
+        let want = usize::try_from(len - done).unwrap_or(most).min(most);
+        buf.clear();
+        let room = &mut buf.spare_capacity_mut()[..want];
+        let got = match rustix::io::pread(&from, room, from_at + done) {
+            Ok(([], _)) => break,
+            Ok((got, _)) => got,
             Err(Errno::INTR) => continue,
             Err(e) => return Err(e),
         };
-        write_all(&to, &buf[..got], to_at + done)?;
-        done += got as u64;
+        write_all(&to, got, to_at + done)?;
+        done += got.len() as u64;
     }
     Ok(done)
 }

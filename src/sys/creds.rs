@@ -4,9 +4,14 @@
 //!
 //! All of it is per thread (setfsuid(2), setfsgid(2), capset(2) act on the calling thread only;
 //! umask(2) acts on the `fs_struct`, which each request thread unshares once).
+//!
+//! A capability that one request puts aside may stay aside for the next one that needs it so, since
+//! each change of capabilities costs as much as a small request's work: [`begin_request`] says
+//! for which, [`keep_bits`] has it back.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 
 use rustix::fs::Mode;
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
@@ -16,8 +21,14 @@ use super::Res;
 thread_local! {
     /// The thread has an `fs_struct` of its own, with this umask.
     static UMASK: Cell<Option<u32>> = const { Cell::new(None) };
-    static CAPS: Cell<Option<CapabilitySets>> = const { Cell::new(None) };
+    /// The thread is without CAP_FSETID. A new one has what the thread has that started it.
+    static LOWERED: Cell<bool> = Cell::new(inherits_lowered());
+    /// It may stay so when the work that wanted it is done.
+    static LINGERS: Cell<bool> = const { Cell::new(false) };
 }
+
+/// What every thread of the process may do. Asked for once, before any thread puts anything aside.
+static CAPS: OnceLock<CapabilitySets> = OnceLock::new();
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,8 +93,12 @@ pub fn as_caller<T>(caller: Caller, umask: u32, work: impl FnOnce() -> Res<T>) -
     if ids {
         let caps = own_capabilities()?;
         set_fs_ids(caller.uid, caller.gid);
-        if caller.uid != 0 && caps.effective.intersects(fs_capabilities()) {
-            rustix::thread::set_capabilities(None, caps)?;
+        if caller.uid != 0 {
+            // Put aside or not, it goes here and comes back with the others.
+            LOWERED.set(false);
+            if caps.effective.intersects(fs_capabilities()) {
+                rustix::thread::set_capabilities(None, caps)?;
+            }
         }
     }
     let result = work();
@@ -91,14 +106,18 @@ pub fn as_caller<T>(caller: Caller, umask: u32, work: impl FnOnce() -> Res<T>) -
     result
 }
 
-/// What this thread may do, asked for once.
 fn own_capabilities() -> Res<CapabilitySets> {
     if let Some(caps) = CAPS.get() {
-        return Ok(caps);
+        return Ok(*caps);
     }
     let caps = rustix::thread::capabilities(None)?;
-    CAPS.set(Some(caps));
-    Ok(caps)
+    Ok(*CAPS.get_or_init(|| caps))
+}
+
+fn inherits_lowered() -> bool {
+    let has = |caps: CapabilitySets| caps.effective.contains(CapabilitySet::FSETID);
+    CAPS.get().is_some_and(|caps| has(*caps))
+        && rustix::thread::capabilities(None).is_ok_and(|now| !has(now))
 }
 
 /// What setfsuid(2) to a user other than root drops (`CAP_FS_SET`, include/linux/capability.h).
@@ -112,14 +131,42 @@ fn fs_capabilities() -> CapabilitySet {
         | CapabilitySet::LINUX_IMMUTABLE
 }
 
-/// Puts a capability back when it is dropped.
-struct Raise(CapabilitySets);
+/// A request begins on this thread. One that `asks` has [`keep_bits`] called before it changes
+/// what setuid and setgid bits hang on; any other has all capabilities from the beginning.
+pub fn begin_request(asks: bool) {
+    LINGERS.set(asks);
+    if !asks {
+        raise();
+    }
+}
+
+/// Has CAP_FSETID back where it was put aside: what is written, truncated, given away or given a
+/// mode or an ACL from now on keeps its setuid and setgid bits.
+///
+/// # Errors
+/// capset(2)'s.
+pub fn keep_bits() -> Res<()> {
+    if LOWERED.get() {
+        rustix::thread::set_capabilities(None, own_capabilities()?)?;
+        LOWERED.set(false);
+    }
+    Ok(())
+}
+
+fn raise() {
+    if let Err(error) = keep_bits() {
+        // It stays in the permitted set, from where it may always be raised.
+        tracing::error!(%error, "a capability that was put aside is not back");
+    }
+}
+
+/// Puts a capability back when it is dropped, unless it may stay aside.
+struct Raise;
 
 impl Drop for Raise {
     fn drop(&mut self) {
-        if let Err(error) = rustix::thread::set_capabilities(None, self.0) {
-            // It stays in the permitted set, from where it may always be raised.
-            tracing::error!(%error, "a capability that was put aside is not back");
+        if !LINGERS.get() {
+            raise();
         }
     }
 }
@@ -130,11 +177,13 @@ impl Drop for Raise {
 /// # Errors
 /// capset(2)'s.
 pub fn killing_suid<T>(work: impl FnOnce() -> T) -> Res<T> {
-    let caps = own_capabilities()?;
-    let mut without = caps;
-    without.effective -= CapabilitySet::FSETID;
-    rustix::thread::set_capabilities(None, without)?;
-    let raise = Raise(caps);
+    if !LOWERED.get() {
+        let mut without = own_capabilities()?;
+        without.effective -= CapabilitySet::FSETID;
+        rustix::thread::set_capabilities(None, without)?;
+        LOWERED.set(true);
+    }
+    let raise = Raise;
     let result = work();
     drop(raise);
     Ok(result)
@@ -180,6 +229,43 @@ mod tests {
         let own = at("d").metadata().unwrap().permissions().mode();
         assert_eq!(own & 0o7777, 0o777);
         assert_eq!(make(USER, 0, &at("e")), (4711, 815, 0o777));
+    }
+
+    #[test]
+    fn what_is_put_aside_is_back_for_whoever_needs_it() {
+        let has = || {
+            let now = rustix::thread::capabilities(None).unwrap();
+            now.effective.contains(CapabilitySet::FSETID)
+        };
+        assert!(has(), "this needs root");
+        // Outside of requests at once.
+        assert!(!killing_suid(has).unwrap());
+        assert!(has());
+        let lower = || {
+            begin_request(true);
+            assert!(!killing_suid(has).unwrap());
+            assert!(!has());
+        };
+        lower();
+        begin_request(true);
+        assert!(!killing_suid(has).unwrap());
+        keep_bits().unwrap();
+        assert!(has());
+        lower();
+        begin_request(false);
+        assert!(has());
+        // A caller's own ids raise it with the others.
+        lower();
+        assert!(as_caller(USER, 0o022, || Ok(has())).unwrap() && has());
+        assert!(!killing_suid(has).unwrap());
+        lower();
+        let started = std::thread::spawn(move || {
+            assert!(!has());
+            begin_request(false);
+            has()
+        });
+        assert!(started.join().unwrap());
+        begin_request(false);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 
 pub use super::xattr::Xattrs;
-use super::{Errno, Res, procfs};
+use super::{Errno, Res, creds, procfs};
 
 /// Longer paths are walked in pieces: PATH_MAX is 4096 (include/uapi/linux/limits.h).
 const PIECE: usize = 4000;
@@ -58,6 +58,10 @@ impl Stat {
     /// File type bits.
     pub fn kind(&self) -> u32 {
         self.mode & libc::S_IFMT
+    }
+    /// Has it setuid or setgid bits?
+    pub fn has_bits(&self) -> bool {
+        has_bits(self.mode)
     }
     /// Is it a directory?
     pub fn is_dir(&self) -> bool {
@@ -219,11 +223,32 @@ pub fn reopen(fd: impl AsFd, flags: OFlags) -> Res<OwnedFd> {
 /// # Errors
 /// chmod(2)'s.
 pub fn chmod(fd: impl AsFd, mode: u32) -> Res<()> {
-    let mode = Mode::from_raw_mode(mode & 0o7777);
+    let mode = mode_to_set(mode)?;
     match procfs::own(fd.as_fd()) {
         Some((links, name)) => rustix::fs::chmodat(links, name, mode, AtFlags::empty()),
         None => rustix::fs::chmod(proc_path(fd.as_fd()), mode),
     }
+}
+
+/// chmod of a file that is open for I/O.
+///
+/// # Errors
+/// fchmod(2)'s.
+pub fn chmod_open(fd: impl AsFd, mode: u32) -> Res<()> {
+    rustix::fs::fchmod(fd, mode_to_set(mode)?)
+}
+
+/// The setgid bit is for those who have the right to set it (fs/attr.c, setattr_prepare).
+fn mode_to_set(mode: u32) -> Res<Mode> {
+    if has_bits(mode) {
+        creds::keep_bits()?;
+    }
+    Ok(Mode::from_raw_mode(mode & 0o7777))
+}
+
+/// Are there setuid or setgid bits?
+fn has_bits(mode: u32) -> bool {
+    mode & (libc::S_ISUID | libc::S_ISGID) != 0
 }
 
 /// chown of the object behind a descriptor, symlinks themselves.
