@@ -263,9 +263,9 @@ impl View {
         if !open && self.held.io != IoMode::Cached {
             return false;
         }
-        let (before, replanned) = {
+        let (before, replanned, source) = {
             let state = known.data.state.read();
-            (state.backing, state.plan != self.plan)
+            (state.backing, state.plan != self.plan, state.source.clone())
         };
         let stays = match here {
             // A copy of it, or what it was.
@@ -273,6 +273,10 @@ impl View {
             None => before.is_none(),
         };
         if stays {
+            if here.is_some_and(|here| source.is_made_up_like(&here.source)) {
+                // What is put together is the same however often it is, whatever it is made of.
+                return false;
+            }
             // Whichever layers there were: is it still the one that is open?
             let file = self.open_file_of(known).filter(|_| replanned);
             let Some(Ok(stat)) = file.map(|file| obj::stat(&*file)) else {
