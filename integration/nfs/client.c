@@ -1,28 +1,20 @@
 /* client URL: an NFS client that does what it is told, one request a line, words between tabs.
  *
  * Owns: one mount by libnfs (version=3 or version=4 in the URL), files that are held open, and raw
- * calls by file handle, which libnfs has no functions for. May not: judge what comes back. Each answer
+ * calls by file handle (version 3: raw3.h). May not: judge what comes back. Each answer
  * is lines of data, which begin with '=', then "ok", or "error N TEXT": N is an errno, and of a
  * raw call or a lock of version 3 the protocol's own status. Handles and contents are in hexadecimal. */
-#include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/time.h>
 #include <unistd.h>
 
-#include <nfsc/libnfs.h>
-#include <nfsc/libnfs-raw.h>
-#include <nfsc/libnfs-raw-mount.h>
-#include <nfsc/libnfs-raw-nfs.h>
+#include "raw3.h"
+
 #include <nfsc/libnfs-raw-nfs4.h>
 #include <nfsc/libnfs-raw-nlm.h>
 
-enum { FILES = 8, WORDS = 8, LINE = 1 << 21, HANDLE = 128, PIECE = 1 << 16, PARTS = 64 };
+enum { FILES = 8, WORDS = 8, LINE = 1 << 21, PARTS = 64 };
 
 static struct nfs_context *nfs;
 static struct nfs_url *url;
@@ -30,137 +22,31 @@ static int version;
 static struct nfsfh *files[FILES];
 /* To the lock manager of version 3, once it is asked for. */
 static struct rpc_context *locks;
+/* The raw call of this request. */
+static struct call call;
 
-static void die(const char *what, const char *why) {
-    fprintf(stderr, "client: %s: %s\n", what, why);
-    exit(2);
-}
-
-/* Bytes and how many there are. */
-struct bytes { unsigned len; char val[PIECE]; };
-
-static const char *hex(const struct bytes *of) {
+/* Bytes as requests and answers have them. */
+static const char *hex(const char *of, unsigned len) {
     static char text[2 * PIECE + 1];
-    for (unsigned i = 0; i < of->len; i++) sprintf(text + 2 * i, "%02x", (unsigned char)of->val[i]);
-    text[2 * of->len] = 0;
+    for (unsigned i = 0; i < len; i++) sprintf(text + 2 * i, "%02x", (unsigned char)of[i]);
+    text[2 * len] = 0;
     return text;
 }
 
-static struct bytes unhex(const char *text) {
-    struct bytes found = {strlen(text) / 2, {0}};
-    if (found.len > PIECE) die("too long", text);
-    for (unsigned i = 0; i < found.len; i++) {
-        unsigned byte;
+static unsigned unhex(const char *text, char *to, unsigned most) {
+    unsigned byte, len = strlen(text) / 2;
+    if (len > most) die("too long", text);
+    for (unsigned i = 0; i < len; i++) {
         if (sscanf(text + 2 * i, "%2x", &byte) != 1) die("no hexadecimal", text);
-        found.val[i] = (char)byte;
+        to[i] = (char)byte;
     }
-    return found;
+    return len;
 }
 
-/* A raw call that is waited for, and what came of it. */
-struct call {
-    int done;
-    /* The protocol's status; below 0 where there was no answer at all. */
-    int status;
-    uint64_t size, fileid;
-    struct bytes handle, data;
-};
-
-static void wait_for(struct rpc_context *rpc, struct call *call) {
-    while (!call->done) {
-        struct pollfd fd = {.fd = rpc_get_fd(rpc), .events = (short)rpc_which_events(rpc)};
-        if (poll(&fd, 1, 1000) < 0 && errno != EINTR) die("poll", strerror(errno));
-        if (rpc_service(rpc, fd.revents) < 0) die("connection", rpc_get_error(rpc));
-    }
-}
-
-static void queued(struct rpc_context *rpc, int error) {
-    if (error != 0) die("call", rpc_get_error(rpc));
-}
-
-/* Is there an answer? */
-static int answered(struct call *call, int status) {
-    call->done = 1;
-    call->status = -EIO;
-    return status == RPC_STATUS_SUCCESS;
-}
-
-static void keep(struct bytes *to, unsigned len, const char *val) {
-    if (len > PIECE) die("an answer", "too long");
-    to->len = len;
-    memcpy(to->val, val, len);
-}
-
-static void connected(struct rpc_context *rpc, int status, void *data, void *private) {
-    (void)data;
-    struct call *call = private;
-    if (!answered(call, status)) die("connection", rpc_get_error(rpc));
-}
-
-/* Another program of the same server, found by its portmapper. */
-static struct rpc_context *program(int number, int of_version) {
-    struct rpc_context *rpc = rpc_init_context();
-    struct call call = {0};
-    queued(rpc, rpc_connect_program_async(rpc, url->server, number, of_version, connected, &call));
-    wait_for(rpc, &call);
-    return rpc;
-}
-
-/* Version 3: attributes, contents and names by handle. */
-
-static nfs_fh3 handle3(struct bytes *handle) {
-    nfs_fh3 fh = {.data = {handle->len, handle->val}};
-    return fh;
-}
-
-static void got_attributes3(struct rpc_context *rpc, int status, void *data, void *private) {
-    (void)rpc;
-    struct call *call = private;
-    if (!answered(call, status)) return;
-    GETATTR3res *res = data;
-    call->status = res->status;
-    if (res->status != NFS3_OK) return;
-    call->size = res->GETATTR3res_u.resok.obj_attributes.size;
-    call->fileid = res->GETATTR3res_u.resok.obj_attributes.fileid;
-}
-
-static void got_data3(struct rpc_context *rpc, int status, void *data, void *private) {
-    (void)rpc;
-    struct call *call = private;
-    if (!answered(call, status)) return;
-    READ3res *res = data;
-    call->status = res->status;
-    if (res->status == NFS3_OK) keep(&call->data, res->READ3res_u.resok.data.data_len, res->READ3res_u.resok.data.data_val);
-}
-
-static void got_name3(struct rpc_context *rpc, int status, void *data, void *private) {
-    (void)rpc;
-    struct call *call = private;
-    if (!answered(call, status)) return;
-    LOOKUP3res *res = data;
-    call->status = res->status;
-    if (res->status == NFS3_OK) keep(&call->handle, res->LOOKUP3res_u.resok.object.data.data_len, res->LOOKUP3res_u.resok.object.data.data_val);
-}
-
-static void attributes3(struct call *call, struct bytes *handle) {
-    struct rpc_context *rpc = nfs_get_rpc_context(nfs);
-    GETATTR3args args = {.object = handle3(handle)};
-    queued(rpc, rpc_nfs3_getattr_async(rpc, got_attributes3, &args, call));
-    wait_for(rpc, call);
-}
-
-static void data3(struct call *call, struct bytes *handle) {
-    struct rpc_context *rpc = nfs_get_rpc_context(nfs);
-    READ3args args = {.file = handle3(handle), .offset = 0, .count = 4096};
-    queued(rpc, rpc_nfs3_read_async(rpc, got_data3, &args, call));
-    wait_for(rpc, call);
-}
-
-static void name3(struct call *call, struct bytes *handle, char *name) {
-    struct rpc_context *rpc = nfs_get_rpc_context(nfs);
-    LOOKUP3args args = {.what = {.dir = handle3(handle), .name = name}};
-    queued(rpc, rpc_nfs3_lookup_async(rpc, got_name3, &args, call));
-    wait_for(rpc, call);
+static struct handle handle_of(const char *word) {
+    struct handle handle;
+    handle.len = unhex(word, handle.val, HANDLE);
+    return handle;
 }
 
 /* Version 4: the same, each a compound. */
@@ -176,10 +62,10 @@ static void got_compound(struct rpc_context *rpc, int status, void *data, void *
         nfs_resop4 *op = &res->resarray.resarray_val[i];
         if (op->resop == OP_GETFH) {
             nfs_fh4 *fh = &op->nfs_resop4_u.opgetfh.GETFH4res_u.resok4.object;
-            keep(&call->handle, fh->nfs_fh4_len, fh->nfs_fh4_val);
+            keep_handle(call, fh->nfs_fh4_len, fh->nfs_fh4_val);
         } else if (op->resop == OP_READ) {
             READ4resok *ok = &op->nfs_resop4_u.opread.READ4res_u.resok4;
-            keep(&call->data, ok->data.data_len, ok->data.data_val);
+            keep_data(call, ok->data.data_len, ok->data.data_val);
         } else if (op->resop == OP_GETATTR) {
             /* Both attributes that are asked for have eight bytes, in the order of their numbers. */
             attrlist4 *values = &op->nfs_resop4_u.opgetattr.GETATTR4res_u.resok4.obj_attributes.attr_vals;
@@ -190,14 +76,14 @@ static void got_compound(struct rpc_context *rpc, int status, void *data, void *
     }
 }
 
-static void compound(struct call *call, nfs_argop4 *ops, unsigned count) {
+static void compound(nfs_argop4 *ops, unsigned count) {
     struct rpc_context *rpc = nfs_get_rpc_context(nfs);
     COMPOUND4args args = {.argarray = {count, ops}};
-    queued(rpc, rpc_nfs4_compound_async(rpc, got_compound, &args, call));
-    wait_for(rpc, call);
+    ask(&call);
+    queued(rpc, &call, rpc_nfs4_compound_async(rpc, got_compound, &args, &call));
 }
 
-static nfs_argop4 put4(struct bytes *handle) {
+static nfs_argop4 put4(struct handle *handle) {
     nfs_argop4 op = {.argop = OP_PUTFH};
     op.nfs_argop4_u.opputfh.object.nfs_fh4_len = handle->len;
     op.nfs_argop4_u.opputfh.object.nfs_fh4_val = handle->val;
@@ -211,59 +97,41 @@ static nfs_argop4 look4(char *name) {
     return op;
 }
 
-static void attributes4(struct call *call, struct bytes *handle) {
+static void attributes4(struct handle *handle) {
     uint32_t asked = 1 << FATTR4_SIZE | 1 << FATTR4_FILEID;
     nfs_argop4 ops[] = {put4(handle), {.argop = OP_GETATTR}};
     ops[1].nfs_argop4_u.opgetattr.attr_request.bitmap4_len = 1;
     ops[1].nfs_argop4_u.opgetattr.attr_request.bitmap4_val = &asked;
-    compound(call, ops, 2);
+    compound(ops, 2);
 }
 
-static void data4(struct call *call, struct bytes *handle) {
+static void data4(struct handle *handle) {
     /* By the stateid that stands for no open file. */
     nfs_argop4 ops[] = {put4(handle), {.argop = OP_READ}};
     ops[1].nfs_argop4_u.opread.count = 4096;
-    compound(call, ops, 2);
+    compound(ops, 2);
 }
 
-static void name4(struct call *call, struct bytes *handle, char *name) {
+static void name4(struct handle *handle, char *name) {
     nfs_argop4 ops[] = {put4(handle), look4(name), {.argop = OP_GETFH}};
-    compound(call, ops, 3);
+    compound(ops, 3);
 }
 
 /* What both have: an export's root, and from there name by name. */
 
-static void got_root3(struct rpc_context *rpc, int status, void *data, void *private) {
-    (void)rpc;
-    struct call *call = private;
-    if (!answered(call, status)) return;
-    mountres3 *res = data;
-    call->status = res->fhs_status;
-    if (res->fhs_status == MNT3_OK) keep(&call->handle, res->mountres3_u.mountinfo.fhandle.fhandle3_len, res->mountres3_u.mountinfo.fhandle.fhandle3_val);
-}
-
-static void path3(struct call *call, const char *path) {
-    static struct bytes root, at;
-    char whole[4096], *rest, *part;
-    if (!root.len) {
-        struct rpc_context *mounts = program(MOUNT_PROGRAM, MOUNT_V3);
-        queued(mounts, rpc_mount3_mnt_async(mounts, got_root3, url->path, call));
-        wait_for(mounts, call);
-        rpc_destroy_context(mounts);
-        if (call->status) return;
-        root = call->handle;
-    }
-    call->handle = root;
+static void path3(const char *path) {
+    struct rpc_context *rpc = nfs_get_rpc_context(nfs);
+    char whole[PATH], *rest, *part;
+    root3(url->server, url->path, &call);
     snprintf(whole, sizeof whole, "%s", path);
-    for (part = strtok_r(whole, "/", &rest); part && !call->status; part = strtok_r(NULL, "/", &rest)) {
-        at = call->handle;
-        *call = (struct call){0};
-        name3(call, &at, part);
+    for (part = strtok_r(whole, "/", &rest); part && !call.status; part = strtok_r(NULL, "/", &rest)) {
+        struct handle at = call.handle;
+        name3(rpc, &call, &at, part);
     }
 }
 
 /* From the root of the server: the export and the path in it. */
-static void path4(struct call *call, const char *path) {
+static void path4(const char *path) {
     nfs_argop4 ops[PARTS] = {{.argop = OP_PUTROOTFH}};
     unsigned count = 1;
     char whole[8192], *rest, *part;
@@ -273,7 +141,7 @@ static void path4(struct call *call, const char *path) {
         ops[count++] = look4(part);
     }
     ops[count++].argop = OP_GETFH;
-    compound(call, ops, count);
+    compound(ops, count);
 }
 
 /* Answers. */
@@ -291,9 +159,7 @@ static int failed(int error, const char *why) {
 /* What a function of libnfs returned. */
 static int done(int result) { return result < 0 ? failed(-result, nfs_get_error(nfs)) : ok(); }
 
-static int raw(const struct call *call) {
-    return call->status ? failed(call->status, "the server's answer") : ok();
-}
+static int raw(void) { return call.status ? failed(call.status, "the server's answer") : ok(); }
 
 static void told(const char *format, ...) {
     va_list args;
@@ -324,14 +190,11 @@ static int do_list(char **word) {
 }
 
 static int do_read(char **word) {
-    static struct bytes piece;
+    static char piece[PIECE];
     struct nfsfh *file;
     int n, error = nfs_open(nfs, word[0], O_RDONLY, &file);
     if (error) return done(error);
-    while ((n = nfs_read(nfs, file, PIECE, piece.val)) > 0) {
-        piece.len = n;
-        told("%s", hex(&piece));
-    }
+    while ((n = nfs_read(nfs, file, PIECE, piece)) > 0) told("%s", hex(piece, n));
     if (n < 0) {
         done(n);
         nfs_close(nfs, file);
@@ -341,9 +204,10 @@ static int do_read(char **word) {
 }
 
 static int write_it(struct nfsfh *file, const char *text) {
-    struct bytes data = unhex(text);
-    int n = data.len ? nfs_write(nfs, file, data.len, data.val) : 0;
-    if (n >= 0 && n != (int)data.len) die("write", "short");
+    static char data[PIECE];
+    unsigned len = unhex(text, data, PIECE);
+    int n = len ? nfs_write(nfs, file, len, data) : 0;
+    if (n >= 0 && n != (int)len) die("write", "short");
     if (n < 0) {
         done(n);
         nfs_close(nfs, file);
@@ -432,17 +296,17 @@ static int do_close(char **word) {
 }
 
 static int do_pread(char **word) {
-    static struct bytes piece;
-    int n = nfs_pread(nfs, *file_of(word[0]), 0, 4096, piece.val);
+    char piece[4096];
+    int n = nfs_pread(nfs, *file_of(word[0]), 0, sizeof piece, piece);
     if (n < 0) return done(n);
-    piece.len = n;
-    told("%s", hex(&piece));
+    told("%s", hex(piece, n));
     return ok();
 }
 
 static int do_pwrite(char **word) {
-    struct bytes data = unhex(word[1]);
-    int n = nfs_pwrite(nfs, *file_of(word[0]), 0, data.len, data.val);
+    char data[4096];
+    unsigned len = unhex(word[1], data, sizeof data);
+    int n = nfs_pwrite(nfs, *file_of(word[0]), 0, len, data);
     return n < 0 ? done(n) : done(nfs_fsync(nfs, *file_of(word[0])));
 }
 
@@ -458,22 +322,21 @@ static void got_lock3(struct rpc_context *rpc, int status, void *data, void *pri
 
 static int lock3(int kind, char **word) {
     static char owner[32];
-    struct call call = {0};
-    struct bytes handle = unhex(word[0]);
-    if (!locks) locks = program(NLM_PROGRAM, NLM_V4);
+    struct handle handle = handle_of(word[0]);
+    if (!locks) locks = program(url->server, NLM_PROGRAM, NLM_V4, &call);
+    ask(&call);
     snprintf(owner, sizeof owner, "client %d", getpid());
     nlm4_lock lock = {.caller_name = owner, .fh = {.data = {handle.len, handle.val}}, .oh = owner, .svid = getpid(),
         .l_offset = strtoull(word[1], NULL, 10), .l_len = strtoull(word[2], NULL, 10)};
     nlm_cookie cookie = {.data = {strlen(owner), owner}};
     if (kind == F_UNLCK) {
         NLM4_UNLOCKargs args = {.cookie = cookie, .lock = lock};
-        queued(locks, rpc_nlm4_unlock_async(locks, got_lock3, &args, &call));
+        queued(locks, &call, rpc_nlm4_unlock_async(locks, got_lock3, &args, &call));
     } else {
         NLM4_LOCKargs args = {.cookie = cookie, .exclusive = 1, .lock = lock};
-        queued(locks, rpc_nlm4_lock_async(locks, got_lock3, &args, &call));
+        queued(locks, &call, rpc_nlm4_lock_async(locks, got_lock3, &args, &call));
     }
-    wait_for(locks, &call);
-    return raw(&call);
+    return raw();
 }
 
 static int lock4(int kind, char **word) {
@@ -487,37 +350,34 @@ static int do_unlock(char **word) { return version == 3 ? lock3(F_UNLCK, word) :
 
 /* handle PATH; then by that handle: fattr HANDLE, fread HANDLE, flook HANDLE NAME. */
 
-static struct call call;
-
 static int do_handle(char **word) {
-    call = (struct call){0};
-    (version == 3 ? path3 : path4)(&call, word[0]);
-    if (!call.status) told("%s", hex(&call.handle));
-    return raw(&call);
+    (version == 3 ? path3 : path4)(word[0]);
+    if (!call.status) told("%s", hex(call.handle.val, call.handle.len));
+    return raw();
 }
 
 static int do_fattr(char **word) {
-    struct bytes handle = unhex(word[0]);
-    call = (struct call){0};
-    (version == 3 ? attributes3 : attributes4)(&call, &handle);
+    struct handle handle = handle_of(word[0]);
+    if (version == 3) attributes3(nfs_get_rpc_context(nfs), &call, &handle);
+    else attributes4(&handle);
     if (!call.status) told("%lu %lu", call.fileid, call.size);
-    return raw(&call);
+    return raw();
 }
 
 static int do_fread(char **word) {
-    struct bytes handle = unhex(word[0]);
-    call = (struct call){0};
-    (version == 3 ? data3 : data4)(&call, &handle);
-    if (!call.status) told("%s", hex(&call.data));
-    return raw(&call);
+    struct handle handle = handle_of(word[0]);
+    if (version == 3) data3(nfs_get_rpc_context(nfs), &call, &handle, 0, 4096);
+    else data4(&handle);
+    if (!call.status) told("%s", hex(call.data, call.len));
+    return raw();
 }
 
 static int do_flook(char **word) {
-    struct bytes handle = unhex(word[0]);
-    call = (struct call){0};
-    (version == 3 ? name3 : name4)(&call, &handle, word[1]);
-    if (!call.status) told("%s", hex(&call.handle));
-    return raw(&call);
+    struct handle handle = handle_of(word[0]);
+    if (version == 3) name3(nfs_get_rpc_context(nfs), &call, &handle, word[1]);
+    else name4(&handle, word[1]);
+    if (!call.status) told("%s", hex(call.handle.val, call.handle.len));
+    return raw();
 }
 
 static const struct request { const char *name; int words; int (*act)(char **); } requests[] = {

@@ -7,26 +7,11 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 
-use crate::cluster::{Cluster, dir, eventually, put, text};
+use crate::cluster::{Cluster, dir, text};
 use crate::daemon::prepare;
 
-/// Two nodes: who asks 10.9.N.100 comes from 10.9.N.1. What NFSv3 needs beside its server: a portmapper,
-/// and for locks a monitor. All of it ends with the standard input.
-const NAMESPACE: &str = r#"
-    set -e
-    mount -t tmpfs none /run; mkdir -p /run/rpcbind /run/statd/sm{,.bak}; ip link set lo up
-    for n in 1 2; do
-      ip addr add 10.9.$n.1/32 dev lo; ip addr add 10.9.$n.100/32 dev lo
-      ip route replace local 10.9.$n.100 dev lo src 10.9.$n.1 table local
-    done
-    set +e
-    rpcbind -f & all=$!
-    until [ -S /run/rpcbind.sock ]; do kill -0 $! || exit 1; sleep 0.02; done
-    rpc.statd -F -L -P /run/statd 2>"$1/statd" & all="$all $!"
-    until rpcinfo -p 127.0.0.1 | grep -q ' status$'; do kill -0 $! || exit 1; sleep 0.02; done
-    ganesha.nfsd -F -f "$1/main.conf" -L "$1/log" -p "$1/pid" -N NIV_EVENT & all="$all $!"
-    read -r _
-    kill $all; wait"#;
+/// Starts it; see there.
+const SERVE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/integration/nfs/serve.sh");
 
 /// A cluster of which an NFS server may be told.
 pub fn site(rules: &[(&str, &str)]) -> Cluster {
@@ -48,31 +33,20 @@ pub struct Ganesha<'a> {
 
 impl<'a> Ganesha<'a> {
     pub fn start(cluster: &'a Cluster) -> Self {
-        let at = dir(cluster.path("ganesha"));
-        dir(at.join("recovery"));
-        let main = format!(
-            "NFS_CORE_PARAM {{ Protocols = 3, 4; NFS_Port = 12049; Enable_RQUOTA = false; \
-             Enable_UDP = false; mount_path_pseudo = true; fsid_device = false; }}\n\
-             NFSv4 {{ Minor_Versions = 0, 1; Graceless = true; Only_Numeric_Owners = true; \
-             RecoveryBackend = fs; RecoveryRoot = \"{0}/recovery\"; }}\n\
-             NFS_KRB5 {{ Active_krb5 = false; }}\n%include \"{0}/statelite.conf\"\n",
-            at.display()
-        );
-        put(at.join("main.conf"), main);
         let mut child = Command::new("unshare")
-            .args(["-m", "-n", "--propagation", "slave"])
-            .args(["bash", "-c", NAMESPACE, "bash"])
-            .arg(&at)
+            .args(["-m", "-n", "--propagation", "slave", SERVE])
+            .arg(dir(cluster.path("ganesha")))
+            .arg("2")
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let to = child.stdin.take();
+        let (to, from) = (child.stdin.take(), child.stdout.take().unwrap());
         let ganesha = Self { cluster, child, to };
-        // Over both versions.
-        eventually("Ganesha serves", || {
-            let served = ganesha.run("rpcinfo -p 127.0.0.1; ss -Hltn");
-            served.contains(" nfs\n") && served.contains(":12049 ")
-        });
+        // Who fails says so and ends.
+        let mut line = String::new();
+        BufReader::new(from).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
         ganesha
     }
 
