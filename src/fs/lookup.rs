@@ -10,6 +10,7 @@ use super::resolve::{Here, Outcome, Trust};
 use super::{Answer, Attr, Entry, Inode, IoMode, Node, View};
 use crate::inode::id;
 use crate::inode::table::{Collision, Naming};
+use crate::rules::Pos;
 use crate::sys::obj;
 use crate::sys::{Errno, Res};
 
@@ -209,7 +210,10 @@ impl View {
             return first;
         }
         let known = |number| self.held.inodes.get(number);
-        let free = |number: &u64| known(*number).is_none_or(|known| self.may_be(&known, here));
+        let free = |number: &u64| {
+            !self.is_taken(here, *number)
+                && known(*number).is_none_or(|known| self.may_be(&known, here))
+        };
         let salted = self.held.salted.load(Ordering::Relaxed);
         // The one that was told is kept: a listing that has it may be in the kernel's cache for
         // longer than the number is.
@@ -224,6 +228,39 @@ impl View {
         }
         let mut salts = (1..MAX_SALT).map(|salt| id::of_path(&here.path, salt));
         salts.find(free).unwrap_or(first)
+    }
+
+    /// Has a copy taken this number to another path than the one where something was found?
+    pub(super) fn is_taken(&self, here: &Here, number: u64) -> bool {
+        here.upper.is_none() && self.has_moved(here.pos, number)
+    }
+
+    /// Has a copy taken this number of a path to another one, as far as the upper of the path's zone
+    /// tells? Nothing else can have got there.
+    pub(super) fn has_moved(&self, pos: Pos, number: u64) -> bool {
+        let upper = self.writable(pos);
+        upper.is_ok_and(|upper| self.layers[upper as usize].has_moved(number))
+    }
+
+    /// Records that a copy, and a directory's with those below it, is about to get another name.
+    ///
+    /// # Errors
+    /// What the record answers; the name must not change then.
+    pub(super) fn note_moved(&self, here: &Here, upper: u8) -> Res<()> {
+        let number = here.attr.number;
+        // What the node made has no other's number, and its directories have no copies of what a
+        // lower layer had at their paths.
+        if !id::is_of_path(number) {
+            return Ok(());
+        }
+        let layer = &self.layers[upper as usize];
+        let mut numbers = vec![number];
+        if here.kind() == libc::S_IFDIR {
+            numbers.extend(
+                layer.numbers_below(&self.rules.zone(here.pos.zone).layer_path(&here.path))?,
+            );
+        }
+        layer.note_moved(&numbers)
     }
 
     /// Keeps the number of a path where it is not the first choice.

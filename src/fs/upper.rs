@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use super::look::Look;
+use super::lookup::MAX_SALT;
 use super::node::Orphan;
 use super::resolve::{Here, join};
 use super::{Attr, Inode, Source, Src, View};
@@ -264,7 +265,9 @@ impl View {
             contents: &[],
             target: &[],
             // What the path has in every view, whichever zone comes to show it.
-            number: Some(id::of_path(path, 0)),
+            number: (0..MAX_SALT)
+                .map(|salt| id::of_path(path, salt))
+                .find(|number| !layer.has_moved(*number)),
         };
         let copy = |nest: &OwnedFd, name: &[u8]| layer.copy_up(nest, name, &origin);
         let made = match deleted {

@@ -1,0 +1,165 @@
+//! Which numbers copies have taken along to other paths. A copy keeps the number of the path that it
+//! was made at, also under another name; who comes to that path later in a lower layer is another
+//! object, and must not get the same number.
+//!
+//! Owns: the record of an upper, a file in its work directory with eight bytes a number, and what is
+//! known of it. A number is recorded before its copy has the other name, and stays until the upper is
+//! emptied: one too many costs a newcomer its first number, one too few would give away another's.
+//! May not: know what a number means.
+
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
+
+use super::Layer;
+use crate::sys::obj;
+use crate::sys::{Errno, Res, copy};
+
+/// The record's name in the work directory.
+const RECORD: &[u8] = b"moved";
+const EACH: usize = size_of::<u64>();
+
+/// What is known of the record.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    /// `None` until it was read.
+    known: Mutex<Option<HashSet<u64>>>,
+    /// It was read and is empty, as most are: nobody needs to wait for who adds to it.
+    is_empty: AtomicBool,
+}
+
+impl Layer {
+    /// Has a copy taken this number to another path? Of a record that can't be read it is not known.
+    pub fn has_moved(&self, number: u64) -> bool {
+        if self.moved.is_empty.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut known = self.moved.known.lock();
+        match self.recorded(&mut known) {
+            Ok(numbers) => numbers.contains(&number),
+            Err(error) => {
+                tracing::warn!(
+                    layer = self.spec.label, %error,
+                    "can't tell which numbers of renamed copies are taken"
+                );
+                false
+            }
+        }
+    }
+
+    /// Records numbers whose copies are about to get another name.
+    ///
+    /// # Errors
+    /// What reading or writing the record answers.
+    pub fn note_moved(&self, numbers: &[u64]) -> Res<()> {
+        let mut known = self.moved.known.lock();
+        let before = self.recorded(&mut known)?;
+        let news: Vec<u64> = numbers
+            .iter()
+            .filter(|n| !before.contains(n))
+            .copied()
+            .collect();
+        if news.is_empty() {
+            return Ok(());
+        }
+        let work = self.work()?;
+        let flags = OFlags::WRONLY | OFlags::CREATE;
+        let mode = Mode::from_raw_mode(0o600);
+        let record = obj::open_beneath(work.as_fd(), RECORD, flags, mode)?;
+        // What a crash or a full store left of a number is written over.
+        let end = obj::stat(&record)?.size as usize / EACH * EACH;
+        let bytes: Vec<u8> = news.iter().flat_map(|n| n.to_le_bytes()).collect();
+        copy::write_all(&record, &bytes, end as u64)?;
+        if self.spec.upper.as_ref().is_some_and(|upper| upper.durable) {
+            rustix::fs::fsync(&record)?;
+        }
+        before.extend(news);
+        self.moved.is_empty.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    fn recorded<'k>(&self, known: &'k mut Option<HashSet<u64>>) -> Res<&'k mut HashSet<u64>> {
+        let numbers = match known.take() {
+            Some(numbers) => numbers,
+            None => {
+                let numbers = self.read_record()?;
+                self.moved
+                    .is_empty
+                    .store(numbers.is_empty(), Ordering::Release);
+                numbers
+            }
+        };
+        Ok(known.insert(numbers))
+    }
+
+    fn read_record(&self) -> Res<HashSet<u64>> {
+        let open = |work: std::sync::Arc<_>| {
+            obj::open_beneath(
+                AsFd::as_fd(&*work as &std::os::fd::OwnedFd),
+                RECORD,
+                OFlags::RDONLY,
+                Mode::empty(),
+            )
+        };
+        let record = match self.work().and_then(open) {
+            Ok(record) => record,
+            Err(Errno::NOENT) => return Ok(HashSet::new()),
+            Err(e) => return Err(e),
+        };
+        let mut bytes = vec![0; obj::stat(&record)?.size as usize];
+        let mut read = 0;
+        while read < bytes.len() {
+            match rustix::io::pread(&record, &mut bytes[read..], read as u64)? {
+                0 => break,
+                n => read += n,
+            }
+        }
+        let whole = bytes[..read].chunks_exact(EACH);
+        Ok(whole
+            .filter_map(|n| n.try_into().ok())
+            .map(u64::from_le_bytes)
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::UpperSpec;
+    use crate::layer::tests::spec;
+
+    #[test]
+    fn what_was_recorded_is_known_to_the_next() {
+        let top = tempfile::tempdir().unwrap();
+        std::fs::create_dir(top.path().join("upper")).unwrap();
+        let layer = || {
+            let upper = UpperSpec {
+                work: Some(top.path().into()),
+                durable: true,
+                ..UpperSpec::default()
+            };
+            Layer::new(spec(top.path().join("upper"), Some(upper)))
+        };
+        let first = layer();
+        assert!(!first.has_moved(1));
+        first.note_moved(&[1, 2]).unwrap();
+        first.note_moved(&[2, 1]).unwrap();
+        assert!(first.has_moved(1) && first.has_moved(2) && !first.has_moved(3));
+        let record = top.path().join("work/moved");
+        assert_eq!(std::fs::metadata(&record).unwrap().len(), 16);
+        // Half a number, as a full store may leave.
+        let half = [std::fs::read(&record).unwrap(), vec![3, 0, 0]].concat();
+        std::fs::write(&record, half).unwrap();
+        drop(first);
+        let second = layer();
+        assert!(second.has_moved(2) && !second.has_moved(3));
+        second.note_moved(&[4]).unwrap();
+        drop(second);
+        let third = layer();
+        assert!(third.has_moved(1) && third.has_moved(4) && !third.has_moved(3));
+        assert_eq!(std::fs::metadata(&record).unwrap().len(), 24);
+    }
+}
