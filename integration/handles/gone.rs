@@ -152,6 +152,12 @@ fn a_newcomer_at_the_old_path_of_a_copy_is_another() {
         ov.tree();
         event(&mut ov);
         kept.check(&ov.root, what);
+        // Their copies are others, too.
+        for path in ["file", "dir/file"] {
+            append(ov.at(path), "+").unwrap();
+        }
+        event(&mut ov);
+        kept.check(&ov.root, what);
         // What goes leaves nothing of itself to the newcomer.
         let gone = ["moved", "linked", "own", "away", "tree/deep/file"].map(|path| {
             kept.forget(path);
@@ -163,6 +169,41 @@ fn a_newcomer_at_the_old_path_of_a_copy_is_another() {
         for (path, handle) in &gone {
             assert_stale(handle, &ov.root, &format!("{what}: {path}"));
         }
+        kept.check(&ov.root, what);
+    }
+}
+
+/// The same with a directory that the node made, which later merged with one that a lower layer had for a time.
+#[test]
+fn a_newcomer_where_an_own_directory_was() {
+    for (what, event) in EVENTS {
+        let mut ov = view();
+        mkdir(ov.at("own"), 0o755).unwrap();
+        let below = ["own/sub/deep", "own/file"];
+        for path in below {
+            std::fs::create_dir_all(ov.low(path).parent().unwrap()).unwrap();
+            write(ov.low(path), "first").unwrap();
+        }
+        poll_until("they show", || below.iter().all(|path| exists(ov.at(path))));
+        for path in below {
+            append(ov.at(path), "+").unwrap();
+        }
+        let mut kept = Kept::of(&ov.root, &["own", "own/sub", "own/sub/deep", "own/file"]);
+        std::fs::remove_dir_all(ov.low("own")).unwrap();
+        ov.remount();
+        rename(ov.at("own"), ov.at("moved")).unwrap();
+        for path in ["own", "own/sub", "own/sub/deep", "own/file"] {
+            kept.moved(path, &path.replacen("own", "moved", 1));
+        }
+        for path in below {
+            std::fs::create_dir_all(ov.low(path).parent().unwrap()).unwrap();
+            write(ov.low(path), "newcomer").unwrap();
+        }
+        poll_until("they show", || below.iter().all(|path| exists(ov.at(path))));
+        for path in below {
+            kept.add(&ov.root, path);
+        }
+        event(&mut ov);
         kept.check(&ov.root, what);
     }
 }

@@ -1,6 +1,6 @@
 //! What a client does is done, and lies where the rule says.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use rustix::io::Errno;
 
@@ -24,7 +24,7 @@ fn every_change(version: u32) {
     assert_eq!(text(c.image("var/image")), "var image\n");
 }
 
-fn change(client: &mut Client, zone: &str, here: &PathBuf, upper: &PathBuf) {
+fn change(client: &mut Client, zone: &str, here: &Path, upper: &Path) {
     let at = |name: &str| format!("/{zone}/{name}");
     let both = |name: &str| [here.join(name), upper.join(name)];
     client.get(&["create", &at("new"), &hex("hello")]);
@@ -68,7 +68,7 @@ fn change(client: &mut Client, zone: &str, here: &PathBuf, upper: &PathBuf) {
     assert_eq!(both("large").map(|path| stat(path).len()), [12345, 12345]);
     assert_eq!(
         client.bytes(&["read", &at("large")]),
-        "0123456789".repeat(1235)[..12345].as_bytes()
+        "0123456789".repeat(1235).as_bytes()[..12345]
     );
     client.get(&["chmod", &at("mode"), "640"]);
     client.get(&["chown", &at("mode"), "7", "8"]);

@@ -248,8 +248,7 @@ impl View {
     /// What the record answers; the name must not change then.
     pub(super) fn note_moved(&self, here: &Here, upper: u8) -> Res<()> {
         let number = here.attr.number;
-        // What the node made has no other's number, and its directories have no copies of what a
-        // lower layer had at their paths.
+        // What the node made has no other's number; see `note_below_own` for what is in its directories.
         if !id::is_of_path(number) {
             return Ok(());
         }
@@ -257,10 +256,30 @@ impl View {
         let mut numbers = vec![number];
         if here.kind() == libc::S_IFDIR {
             numbers.extend(
-                layer.numbers_below(&self.rules.zone(here.pos.zone).layer_path(&here.path))?,
+                layer.numbers_below(self.rules.zone(here.pos.zone).layer_path(&here.path))?,
             );
         }
         layer.note_moved(&numbers)
+    }
+
+    /// Records a copy that is about to be made below a directory that has another number than its
+    /// path's, by the node's doing: that may move with all below, and is not looked through then.
+    ///
+    /// # Errors
+    /// As [`View::note_moved`].
+    pub(super) fn note_below_own(&self, parent: &Arc<Inode>, here: &Here, upper: u8) -> Res<()> {
+        let at_its_path = |dir: &Inode| {
+            let path = dir.path().unwrap_or_default();
+            (0..MAX_SALT).any(|salt| id::of_path(&path, salt) == dir.number)
+        };
+        let mut above = Some(parent.clone());
+        while let Some(dir) = above.filter(|dir| dir.number != id::ROOT) {
+            if !at_its_path(&dir) {
+                return self.layers[upper as usize].note_moved(&[here.attr.number]);
+            }
+            above = dir.links().first().map(|link| link.parent.clone());
+        }
+        Ok(())
     }
 
     /// Keeps the number of a path where it is not the first choice.

@@ -77,6 +77,7 @@ impl View {
             // A lower layer may have such a name; in this upper it would mean something else.
             return Err(Errno::PERM);
         }
+        self.note_below_own(&link.parent, &here, upper)?;
         // What only the view has can stand where the upper says that it was deleted, before a rule
         // called for it.
         let at = self.rules.zone(here.pos.zone).layer_path(&here.path);

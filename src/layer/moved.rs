@@ -5,13 +5,16 @@
 //! Owns: the record of an upper, a file in its work directory with eight bytes a number, and what is
 //! known of it. A number is recorded before its copy has the other name, and stays until the upper is
 //! emptied: one too many costs a newcomer its first number, one too few would give away another's.
-//! May not: know what a number means.
+//! May not: know what a number means; have who looks something up wait while another's number is written.
+//!
+//! Lock order: `writing`, then `known`. The former is held across I/O.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::{Mode, OFlags};
 
 use super::Layer;
@@ -25,8 +28,10 @@ const EACH: usize = size_of::<u64>();
 /// What is known of the record.
 #[derive(Debug, Default)]
 pub(super) struct Moved {
+    /// Held by who reads or writes the record.
+    writing: Mutex<()>,
     /// `None` until it was read.
-    known: Mutex<Option<HashSet<u64>>>,
+    known: RwLock<Option<HashSet<u64>>>,
     /// It was read and is empty, as most are: nobody needs to wait for who adds to it.
     is_empty: AtomicBool,
 }
@@ -37,17 +42,14 @@ impl Layer {
         if self.moved.is_empty.load(Ordering::Acquire) {
             return false;
         }
-        let mut known = self.moved.known.lock();
-        match self.recorded(&mut known) {
-            Ok(numbers) => numbers.contains(&number),
-            Err(error) => {
-                tracing::warn!(
-                    layer = self.spec.label, %error,
-                    "can't tell which numbers of renamed copies are taken"
-                );
-                false
-            }
+        if let Err(error) = self.read_moved() {
+            tracing::warn!(
+                layer = self.spec.label, %error,
+                "can't tell which numbers of renamed copies are taken"
+            );
         }
+        let known = self.moved.known.read();
+        known.as_ref().is_some_and(|known| known.contains(&number))
     }
 
     /// Records numbers whose copies are about to get another name.
@@ -55,13 +57,13 @@ impl Layer {
     /// # Errors
     /// What reading or writing the record answers.
     pub fn note_moved(&self, numbers: &[u64]) -> Res<()> {
-        let mut known = self.moved.known.lock();
-        let before = self.recorded(&mut known)?;
-        let news: Vec<u64> = numbers
-            .iter()
-            .filter(|n| !before.contains(n))
-            .copied()
-            .collect();
+        self.read_moved()?;
+        let _writing = self.moved.writing.lock();
+        let news: Vec<u64> = {
+            let known = self.moved.known.read();
+            let is_known = |n: &u64| known.as_ref().is_some_and(|known| known.contains(n));
+            numbers.iter().filter(|n| !is_known(n)).copied().collect()
+        };
         if news.is_empty() {
             return Ok(());
         }
@@ -76,33 +78,34 @@ impl Layer {
         if self.spec.upper.as_ref().is_some_and(|upper| upper.durable) {
             rustix::fs::fsync(&record)?;
         }
-        before.extend(news);
+        self.moved
+            .known
+            .write()
+            .get_or_insert_default()
+            .extend(news);
         self.moved.is_empty.store(false, Ordering::Release);
         Ok(())
     }
 
-    fn recorded<'k>(&self, known: &'k mut Option<HashSet<u64>>) -> Res<&'k mut HashSet<u64>> {
-        let numbers = match known.take() {
-            Some(numbers) => numbers,
-            None => {
-                let numbers = self.read_record()?;
-                self.moved
-                    .is_empty
-                    .store(numbers.is_empty(), Ordering::Release);
-                numbers
-            }
-        };
-        Ok(known.insert(numbers))
+    /// Makes known what is in the record, once.
+    fn read_moved(&self) -> Res<()> {
+        if self.moved.known.read().is_some() {
+            return Ok(());
+        }
+        let _writing = self.moved.writing.lock();
+        if self.moved.known.read().is_none() {
+            let numbers = self.read_record()?;
+            self.moved
+                .is_empty
+                .store(numbers.is_empty(), Ordering::Release);
+            *self.moved.known.write() = Some(numbers);
+        }
+        Ok(())
     }
 
     fn read_record(&self) -> Res<HashSet<u64>> {
-        let open = |work: std::sync::Arc<_>| {
-            obj::open_beneath(
-                AsFd::as_fd(&*work as &std::os::fd::OwnedFd),
-                RECORD,
-                OFlags::RDONLY,
-                Mode::empty(),
-            )
+        let open = |work: Arc<OwnedFd>| {
+            obj::open_beneath(work.as_fd(), RECORD, OFlags::RDONLY, Mode::empty())
         };
         let record = match self.work().and_then(open) {
             Ok(record) => record,
