@@ -10,8 +10,7 @@
 //! Lock order: `writing`, then `known`. The former is held across I/O.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
@@ -57,6 +56,7 @@ impl Layer {
     /// # Errors
     /// What reading or writing the record answers.
     pub fn note_moved(&self, numbers: &[u64]) -> Res<()> {
+        let work = self.work()?;
         self.read_moved()?;
         let _writing = self.moved.writing.lock();
         let news: Vec<u64> = {
@@ -67,7 +67,6 @@ impl Layer {
         if news.is_empty() {
             return Ok(());
         }
-        let work = self.work()?;
         let flags = OFlags::WRONLY | OFlags::CREATE;
         let mode = Mode::from_raw_mode(0o600);
         let record = obj::open_beneath(work.as_fd(), RECORD, flags, mode)?;
@@ -104,10 +103,14 @@ impl Layer {
     }
 
     fn read_record(&self) -> Res<HashSet<u64>> {
-        let open = |work: Arc<OwnedFd>| {
-            obj::open_beneath(work.as_fd(), RECORD, OFlags::RDONLY, Mode::empty())
+        let only_looked_at = self.spec.upper.as_ref().is_none_or(|upper| upper.read_only);
+        let work = match self.work_dir_that_is_there() {
+            Ok(work) => work,
+            // Nobody has used the upper yet.
+            Err(Errno::NOENT) if only_looked_at => return Ok(HashSet::new()),
+            Err(e) => return Err(e),
         };
-        let record = match self.work().and_then(open) {
+        let record = match obj::open_beneath(work.as_fd(), RECORD, OFlags::RDONLY, Mode::empty()) {
             Ok(record) => record,
             Err(Errno::NOENT) => return Ok(HashSet::new()),
             Err(e) => return Err(e),
@@ -147,7 +150,9 @@ mod tests {
             Layer::new(spec(top.path().join("upper"), Some(upper)))
         };
         let first = layer();
+        // A store that is not there is not made by who looks, and what is not known is read later.
         assert!(!first.has_moved(1));
+        assert!(!top.path().join("work").exists());
         first.note_moved(&[1, 2]).unwrap();
         first.note_moved(&[2, 1]).unwrap();
         assert!(first.has_moved(1) && first.has_moved(2) && !first.has_moved(3));
