@@ -9,7 +9,12 @@ use crate::harness::drop_caches;
 use crate::server::{Client, STALE};
 use crate::site::{Served, cluster};
 
-over_both_versions!(through_everything, gone_is_stale, through_new_mounts);
+over_both_versions!(
+    through_everything,
+    gone_is_stale,
+    through_new_mounts,
+    through_a_new_daemon
+);
 
 /// A client's handles by the path at which each was taken.
 struct Kept {
@@ -208,39 +213,34 @@ fn remount<T>(d: &Daemon<'_>, first: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Mounts the root anew until it has a device number. The kernel gives the lowest that is free, so
-/// lower ones are taken first.
-fn remount_as(d: &Daemon<'_>, wanted: u64) {
-    let mut taken = Vec::new();
-    let places = dir(d.path("places"));
-    eventually("the root has its device number again", || {
-        remount(d, || {
-            loop {
-                let place = dir(places.join(taken.len().to_string()));
-                let tmpfs = Tmpfs::on(&place);
-                if stat(&place).dev() >= wanted {
-                    break;
-                }
-                taken.push(tmpfs);
+/// Mounts the root anew as this device, unless somebody else has the number by now. The kernel gives the
+/// lowest that is free, so lower ones are taken first.
+fn remount_as(d: &Daemon<'_>, wanted: u64) -> bool {
+    let (mut taken, places) = (Vec::new(), dir(d.path("places")));
+    assert!(d.run(&["umount", &d.node(2)]).status.success());
+    remount(d, || {
+        loop {
+            let place = dir(places.join(taken.len().to_string()));
+            let tmpfs = Tmpfs::on(&place);
+            if stat(&place).dev() >= wanted {
+                break;
             }
-        });
-        device(d) == wanted
+            taken.push(tmpfs);
+        }
     });
+    assert!(d.run(&["mount", &d.node(2)]).status.success());
+    device(d) == wanted
 }
 
 /// A mount is another device to Ganesha, unless it happens to get the number of the one before. Its
 /// handles hold then, and are stale otherwise, and never lead elsewhere.
 fn through_new_mounts(version: u32) {
     let c = cluster();
+    // Each try is a boot.
+    c.set("boot_window", "\"0\"");
     let s = Served::start(&c);
     let d = &s.daemon;
-    put(d.at(1, "etc/own/below"), "own\n");
-    put(d.at(1, "var/own/below"), "own\n");
     let mut kept = Kept::new(s.ganesha.client(version, 1), &PATHS);
-    let mut open = s.ganesha.client(version, 1);
-    open.get(&["open", "0", "/etc/image"]);
-    kept.add("etc/own");
-    kept.add("var/own");
     let first = device(d);
     let keeper = remount(d, || {
         let at = dir(c.path("another"));
@@ -254,17 +254,64 @@ fn through_new_mounts(version: u32) {
         }
     }
     drop(keeper);
-    remount_as(d, first);
-    kept.comes_back("usr/image");
-    kept.check(d, "mounted anew");
-    // An open file of version 4 is the server's state of an export that has gone.
-    let open = open.ask(&["pread", "0"]);
-    assert_eq!(open.is_ok(), version == 3, "{open:?}");
-    let out = c.run(&["reset", "--on-boot", &c.node(1)]);
-    assert!(out.status.success(), "{out:?}");
-    remount_as(d, first);
-    kept.comes_back("usr/image");
-    let own = kept.handles.remove("etc/own").unwrap();
-    kept.check(d, "reset");
-    assert_eq!(kept.client.ask(&["fattr", &own]), Err(STALE), "reset");
+    eventually("a new mount is the same device", || {
+        put(d.at(1, "etc/own/below"), "own\n");
+        put(d.at(1, "var/own/below"), "own\n");
+        s.ganesha.comes_to_export(1);
+        kept = Kept::new(s.ganesha.client(version, 1), &PATHS);
+        kept.add("etc/own");
+        kept.add("var/own");
+        let mut open = s.ganesha.client(version, 1);
+        open.get(&["open", "0", "/etc/image"]);
+        if !remount_as(d, device(d)) {
+            return false;
+        }
+        kept.comes_back("usr/image");
+        kept.check(d, "mounted anew");
+        // An open file of version 4 is the server's state of an export that has gone.
+        let open = open.ask(&["pread", "0"]);
+        assert_eq!(open.is_ok(), version == 3, "{open:?}");
+        let before = device(d);
+        let out = c.run(&["reset", "--on-boot", &c.node(1)]);
+        assert!(out.status.success(), "{out:?}");
+        if !remount_as(d, before) {
+            return false;
+        }
+        kept.comes_back("usr/image");
+        let own = kept.handles.remove("etc/own").unwrap();
+        kept.check(d, "reset");
+        assert_eq!(kept.client.ask(&["fattr", &own]), Err(STALE), "reset");
+        true
+    });
+}
+
+fn through_a_new_daemon(version: u32) {
+    let c = cluster();
+    let Served {
+        _shared,
+        daemon,
+        ganesha,
+    } = Served::start(&c);
+    let mut serving = Some(daemon);
+    eventually("a new daemon's mount is the same device", || {
+        let old = serving.take().unwrap();
+        put(old.at(1, "var/own/below"), "own\n");
+        ganesha.comes_to_export(1);
+        let mut kept = Kept::new(ganesha.client(version, 1), &PATHS);
+        kept.add("var/own");
+        let before = device(&old);
+        drop(old);
+        let (_, handle) = kept.handles.first_key_value().unwrap();
+        assert!(
+            kept.client.ask(&["fattr", handle]).is_err(),
+            "nobody exports it"
+        );
+        let new = serving.insert(Daemon::start(&c));
+        let is_same = remount_as(new, before);
+        if is_same {
+            kept.comes_back("usr/image");
+            kept.check(new, "a new daemon");
+        }
+        is_same
+    });
 }

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 
-use crate::cluster::{Cluster, dir, text};
+use crate::cluster::{Cluster, dir, eventually, text};
 use crate::daemon::prepare;
 
 /// Starts it; see there.
@@ -69,6 +69,16 @@ impl<'a> Ganesha<'a> {
     pub fn url(&self, version: u32, client: u32, node: u32, path: &str) -> String {
         let root = self.cluster.path("roots").join(self.cluster.node(node));
         address(version, client, &root.join(path))
+    }
+
+    /// Waits until it has followed the daemon: a node can mount its root.
+    #[track_caller]
+    pub fn comes_to_export(&self, node: u32) {
+        let url = self.url(4, node, node, "");
+        eventually("it is exported", || {
+            let list = self.command("nfs-ls").arg(&url).output().unwrap();
+            list.status.success() && !list.stdout.is_empty()
+        });
     }
 
     /// A client of a node's root that comes from the node.

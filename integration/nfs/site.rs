@@ -40,7 +40,7 @@ pub fn cluster() -> Cluster {
 pub struct Served<'a> {
     pub ganesha: Ganesha<'a>,
     pub daemon: Daemon<'a>,
-    _shared: Shared,
+    pub _shared: Shared,
 }
 
 impl<'a> Served<'a> {
