@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 PREFIX ?= /usr/local
-BENCHES := bench-reads bench-copyup bench-many bench-flat bench-placement
+BENCHES := bench-reads bench-copyup bench-many bench-flat bench-placement bench-storm
 BENCH = benches/mounts/$(@:bench-%=%).sh $(if $(RAW),--json $(RAW)/$(@:bench-%=%).json)
 .PHONY: setup build install demo test test-all bench bench-mounts $(BENCHES) fuzz clean help
 KIND ?= statelite
@@ -37,6 +37,7 @@ bench-reads: ## opening and reading outside rules, for each way of io
 bench-copyup: ## lookups beside a copy of 1 GiB, and beside a store that hangs
 bench-many: ## cold lookups by 1 to 8 processes in as many roots
 bench-flat: ## lookups with 1 to 16 litetrees, 10 to 100,000 rules; PLOT=FILE.svg draws it
+bench-storm: ## 64 nodes that boot over NFS at once, beside the image itself and one that liteimg rewrote
 bench-placement: ## what a lone caller waits for, by where its session runs
 
 fuzz: setup ## what reads tables, configuration, requests, names and options: ten minutes of fuzzing each

@@ -5,6 +5,8 @@ mod cluster;
 
 #[path = "serve/daemon.rs"]
 mod daemon;
+#[path = "nfs/server.rs"]
+mod server;
 
 #[path = "export/boot.rs"]
 mod boot;

@@ -22,5 +22,7 @@ mod many;
 mod objects;
 #[path = "handles/random.rs"]
 mod random;
+#[path = "handles/servers.rs"]
+mod servers;
 #[path = "handles/zones.rs"]
 mod zones;

@@ -18,7 +18,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// The functions in a text that stand below `#[test]`, those in `proptest!` too. A macro that makes
-/// one test of each name for several stores has its names in a list.
+/// one test of each name for several stores, or versions of NFS, has its names in a list.
 fn tests_in(text: &str) -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     let mut marked = false;
@@ -35,7 +35,8 @@ fn tests_in(text: &str) -> BTreeSet<String> {
             marked = false;
         }
     }
-    for list in text.split("on_every_store!").skip(1) {
+    let lists = ["on_every_store!", "over_both_versions!"].map(|of| text.split(of).skip(1));
+    for list in lists.into_iter().flatten() {
         let opened = list.trim_start_matches([' ', '(', '{', '[', '\n']);
         let list = opened.split(['}', ')', ']', ';']).next().unwrap();
         let names = list.split(',').map(str::trim);

@@ -2,7 +2,7 @@
 # setup.sh: what `make setup` does. Installs only what is missing; asks nothing.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-packages=(acl attr build-essential busybox ca-certificates debootstrap dnsmasq-base dracut-core dracut-network e2fsprogs fio fuse3 initramfs-tools-core iproute2 jq libacl1-dev libcap2-bin libnfs-utils nfs-ganesha nfs-ganesha-vfs nfs-kernel-server pkg-config procps python3 shellcheck strace stress-ng systemd xfsprogs)
+packages=(acl attr build-essential busybox ca-certificates debootstrap dnsmasq-base dracut-core dracut-network e2fsprogs fio fuse3 initramfs-tools-core iproute2 jq libacl1-dev libcap2-bin libnfs-dev libnfs-utils nfs-common nfs-ganesha nfs-ganesha-vfs nfs-kernel-server pkg-config procps python3 rpcbind shellcheck strace stress-ng systemd xfsprogs)
 crates=(pjdfstest@0.2.2 fsx@0.3.2 cargo-fuzz@0.13.2)
 
 missing=()

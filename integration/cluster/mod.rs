@@ -244,6 +244,15 @@ impl Cluster {
         self
     }
 
+    /// The same nodes on another server: by the same tables, which this one writes, so over the same image, litetrees and
+    /// stores; with a directory of its own for everything else.
+    pub fn on_another_server(&self) -> Self {
+        let mut other = Self::new(&[]).of(self.nodes);
+        other.tag.clone_from(&self.tag);
+        other.set("tables", &self.quoted("tables"));
+        other
+    }
+
     /// A path of the server, in this cluster's scratch.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.base.path().join(path)

@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use crate::cluster::{Cluster, exists, put, text};
 use crate::daemon::{Daemon, json};
-use crate::files::site;
+use crate::server::site;
 
 fn reset(c: &Cluster, args: &[&str]) -> bool {
     let all = [&["--json", "reset", "--on-boot"], args].concat();

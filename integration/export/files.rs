@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::cluster::{Cluster, dir, put, text};
-use crate::daemon::{json, prepare};
+use crate::daemon::json;
+use crate::server::site;
 
 /// Client to options, for each path of an exports(5) text; as the manual page has it.
 pub fn parse(text: &str) -> BTreeMap<String, BTreeMap<String, Vec<String>>> {
@@ -36,16 +37,6 @@ fn unescaped(word: &str) -> String {
         });
     }
     String::from_utf8(out).unwrap()
-}
-
-pub fn site(rules: &[(&str, &str)]) -> Cluster {
-    let c = Cluster::new(rules);
-    prepare(&c);
-    c.table("hosts", "#node,ip\n%1,10.9.1.1\n%2,\"10.9.2.1,fd00::2\"\n");
-    c.set("exports_file", &c.quoted("exports.d/x.exports"));
-    c.set("ganesha_file", &c.quoted("ganesha/statelite.conf"));
-    c.set("ganesha_pid", &c.quoted("ganesha/pid"));
-    c
 }
 
 /// A program in the place of the system's that notes that it was called.

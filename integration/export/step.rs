@@ -4,7 +4,8 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::cluster::{Cluster, eventually, fails, text};
 use crate::daemon::Daemon;
-use crate::files::{parse, site, stand_in};
+use crate::files::{parse, stand_in};
+use crate::server::site;
 
 fn exported(c: &Cluster) -> Vec<String> {
     let paths = parse(&text(c.path("exports.d/x.exports"))).into_keys();

@@ -69,6 +69,145 @@ fn removed_and_made_again() {
     }
 }
 
+/// A copy takes its number along, and whoever comes to its old path in a lower layer gets another: whether it was renamed,
+/// exchanged or linked, by itself or with its directory.
+#[test]
+fn a_newcomer_at_the_old_path_of_a_copy_is_another() {
+    const OLD: [&str; 7] = [
+        "file",
+        "copied",
+        "renamed",
+        "below",
+        "dir",
+        "dir/file",
+        "dir/deep/file",
+    ];
+    for (what, event) in EVENTS {
+        let mut ov = view();
+        mkdir(ov.low("dir/deep"), 0o755).unwrap();
+        write(ov.low("dir/deep/file"), "deep").unwrap();
+        for file in [
+            "file",
+            "copied",
+            "renamed",
+            "below",
+            "dir/file",
+            "dir/deep/file",
+        ] {
+            append(ov.at(file), "+").unwrap();
+        }
+        let mut kept = Kept::of(&ov.root, &OLD);
+        // Only the upper has them from now on.
+        let remove = |ov: &Overlay| {
+            for file in ["file", "copied", "below"] {
+                unlink(ov.low(file)).unwrap();
+            }
+            std::fs::remove_dir_all(ov.low("dir")).unwrap();
+        };
+        remove(&ov);
+        ov.remount();
+        rename(ov.at("file"), ov.at("moved")).unwrap();
+        link(ov.at("copied"), ov.at("linked")).unwrap();
+        unlink(ov.at("copied")).unwrap();
+        write(ov.at("own"), "own").unwrap();
+        kept.add(&ov.root, "own");
+        rename_with(ov.at("own"), ov.at("below"), RenameFlags::EXCHANGE).unwrap();
+        unlink(ov.at("below")).unwrap();
+        kept.forget("own");
+        // It still is below, but not once the node has had another there.
+        rename(ov.at("renamed"), ov.at("away")).unwrap();
+        write(ov.at("renamed"), "own").unwrap();
+        unlink(ov.low("renamed")).unwrap();
+        ov.remount();
+        unlink(ov.at("renamed")).unwrap();
+        assert!(!exists(ov.up("renamed")), "no mark of a deletion stays");
+        rename(ov.at("dir"), ov.at("tree")).unwrap();
+        for (from, to) in [
+            ("file", "moved"),
+            ("copied", "linked"),
+            ("below", "own"),
+            ("renamed", "away"),
+            ("dir", "tree"),
+            ("dir/file", "tree/file"),
+            ("dir/deep/file", "tree/deep/file"),
+        ] {
+            kept.moved(from, to);
+        }
+        event(&mut ov);
+        std::fs::create_dir_all(ov.low("dir/deep")).unwrap();
+        for file in [
+            "file",
+            "copied",
+            "renamed",
+            "below",
+            "dir/file",
+            "dir/deep/file",
+        ] {
+            write(ov.low(file), "newcomer").unwrap();
+        }
+        poll_until("they show", || OLD.iter().all(|path| exists(ov.at(path))));
+        for path in OLD {
+            kept.add(&ov.root, path);
+        }
+        ov.tree();
+        event(&mut ov);
+        kept.check(&ov.root, what);
+        // Their copies are others, too.
+        for path in ["file", "dir/file"] {
+            append(ov.at(path), "+").unwrap();
+        }
+        event(&mut ov);
+        kept.check(&ov.root, what);
+        // What goes leaves nothing of itself to the newcomer.
+        let gone = ["moved", "linked", "own", "away", "tree/deep/file"].map(|path| {
+            kept.forget(path);
+            let handle = Handle::of(ov.at(path));
+            unlink(ov.at(path)).unwrap();
+            (path, handle)
+        });
+        event(&mut ov);
+        for (path, handle) in &gone {
+            assert_stale(handle, &ov.root, &format!("{what}: {path}"));
+        }
+        kept.check(&ov.root, what);
+    }
+}
+
+/// The same with a directory that the node made, which later merged with one that a lower layer had for a time.
+#[test]
+fn a_newcomer_where_an_own_directory_was() {
+    for (what, event) in EVENTS {
+        let mut ov = view();
+        mkdir(ov.at("own"), 0o755).unwrap();
+        let below = ["own/sub/deep", "own/file"];
+        for path in below {
+            std::fs::create_dir_all(ov.low(path).parent().unwrap()).unwrap();
+            write(ov.low(path), "first").unwrap();
+        }
+        poll_until("they show", || below.iter().all(|path| exists(ov.at(path))));
+        for path in below {
+            append(ov.at(path), "+").unwrap();
+        }
+        let mut kept = Kept::of(&ov.root, &["own", "own/sub", "own/sub/deep", "own/file"]);
+        std::fs::remove_dir_all(ov.low("own")).unwrap();
+        ov.remount();
+        rename(ov.at("own"), ov.at("moved")).unwrap();
+        for path in ["own", "own/sub", "own/sub/deep", "own/file"] {
+            kept.moved(path, &path.replacen("own", "moved", 1));
+        }
+        for path in below {
+            std::fs::create_dir_all(ov.low(path).parent().unwrap()).unwrap();
+            write(ov.low(path), "newcomer").unwrap();
+        }
+        poll_until("they show", || below.iter().all(|path| exists(ov.at(path))));
+        for path in below {
+            kept.add(&ov.root, path);
+        }
+        event(&mut ov);
+        kept.check(&ov.root, what);
+    }
+}
+
 /// A store that is away is no reason to call what it holds gone. The one other answer that comes
 /// through the kernel makes nfsd tell its clients to try again.
 #[test]

@@ -244,12 +244,20 @@ fn a_daemon_that_reloads_and_starts_again() {
         kept.add(&root, path);
     }
     let hidden = Handle::of(root.join("etc/own"));
-    // The rules below stay, and so do the stores.
+    // The rules below stay, and so do the stores, and what is open.
+    let open = [
+        "etc/passwd",
+        "etc/hosts",
+        "srv/nowhere/file",
+        "usr/share/ro/tree",
+        "bin/sh",
+    ];
+    let open = open.map(|path| std::fs::File::open(root.join(path)).unwrap());
     c.rule("/bin/", "tmpfs");
     d.reload();
     drop_caches();
     kept.check(&root, "a rule more");
-    drop(d);
+    drop((open, d));
     let d = Daemon::start(&c);
     kept.check(&root, "a new daemon");
     // What no rule shows any more is gone until one does.

@@ -291,6 +291,7 @@ impl View {
         }
         let here = self.copy_up(&inode, Data::Whole)?;
         let fd = self.reach(&here)?.ok_or(Errno::IO)?;
+        self.note_moved(&here, self.writable(here.pos)?)?;
         self.make(&place, name, false, |dir, name| {
             rustix::fs::linkat(fd, c"", dir, name, AtFlags::EMPTY_PATH)
         })?;

@@ -334,7 +334,11 @@ impl View {
         if own_rule || perhaps_chain || salted || self.layer_is_upper(src.layer) {
             return 0;
         }
-        id::of_path(&join(&dir.path, name), 0)
+        let number = id::of_path(&join(&dir.path, name), 0);
+        match self.has_moved(pos, number) {
+            true => 0,
+            false => number,
+        }
     }
 
     /// fsync of a directory: of what the upper has of it.

@@ -386,7 +386,7 @@ impl View {
             }
             let parent = &way[way.len() - 1];
             match self.resolve(&self.dir(parent)?, last)? {
-                Outcome::Here(here) if has_number(&here, number) => {
+                Outcome::Here(here) if self.has_number(&here, number) => {
                     self.enter_as(parent, last, *here, number)
                 }
                 Outcome::Here(_) => Err(Errno::STALE),
@@ -399,20 +399,21 @@ impl View {
         }
         found
     }
+
+    /// Is this the object that a number stands for? A path may have had a salted one.
+    fn has_number(&self, here: &Here, number: u64) -> bool {
+        let first = here.attr.number;
+        let is_its = first == number
+            || first == id::of_path(&here.path, 0)
+                && (1..MAX_SALT).any(|salt| id::of_path(&here.path, salt) == number);
+        is_its && !self.is_taken(here, number)
+    }
 }
 
 /// Where an image that liteimg rewrote shows what lies at a path of it. In another it is a guess
 /// in vain.
 fn moved_away(path: &[u8]) -> Option<&[u8]> {
     path.strip_prefix(b".default/")
-}
-
-/// Is this the object that a number stands for? A path may have had a salted one.
-fn has_number(here: &Here, number: u64) -> bool {
-    let first = here.attr.number;
-    first == number
-        || first == id::of_path(&here.path, 0)
-            && (1..MAX_SALT).any(|salt| id::of_path(&here.path, salt) == number)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::resolve::{Here, Outcome, Trust};
 use super::{Answer, Attr, Entry, Inode, IoMode, Node, View};
 use crate::inode::id;
 use crate::inode::table::{Collision, Naming};
+use crate::rules::Pos;
 use crate::sys::obj;
 use crate::sys::{Errno, Res};
 
@@ -235,7 +236,10 @@ impl View {
             return first;
         }
         let known = |number| self.held.inodes.get(number);
-        let free = |number: &u64| known(*number).is_none_or(|known| self.may_be(&known, here));
+        let free = |number: &u64| {
+            !self.is_taken(here, *number)
+                && known(*number).is_none_or(|known| self.may_be(&known, here))
+        };
         let salted = self.held.salted.load(Ordering::Relaxed);
         // The one that was told is kept: a listing that has it may be in the kernel's cache for
         // longer than the number is.
@@ -250,6 +254,58 @@ impl View {
         }
         let mut salts = (1..MAX_SALT).map(|salt| id::of_path(&here.path, salt));
         salts.find(free).unwrap_or(first)
+    }
+
+    /// Has a copy taken this number to another path than the one where something was found?
+    pub(super) fn is_taken(&self, here: &Here, number: u64) -> bool {
+        here.upper.is_none() && self.has_moved(here.pos, number)
+    }
+
+    /// Has a copy taken this number of a path to another one, as far as the upper of the path's zone
+    /// tells? Nothing else can have got there.
+    pub(super) fn has_moved(&self, pos: Pos, number: u64) -> bool {
+        let upper = self.writable(pos);
+        upper.is_ok_and(|upper| self.layers[upper as usize].has_moved(number))
+    }
+
+    /// Records that a copy, and a directory's with those below it, is about to get another name.
+    ///
+    /// # Errors
+    /// What the record answers; the name must not change then.
+    pub(super) fn note_moved(&self, here: &Here, upper: u8) -> Res<()> {
+        let number = here.attr.number;
+        // What the node made has no other's number; see `note_below_own` for what is in its directories.
+        if !id::is_of_path(number) {
+            return Ok(());
+        }
+        let layer = &self.layers[upper as usize];
+        let mut numbers = vec![number];
+        if here.kind() == libc::S_IFDIR {
+            numbers.extend(
+                layer.numbers_below(self.rules.zone(here.pos.zone).layer_path(&here.path))?,
+            );
+        }
+        layer.note_moved(&numbers)
+    }
+
+    /// Records a copy that is about to be made below a directory that has another number than its
+    /// path's, by the node's doing: that may move with all below, and is not looked through then.
+    ///
+    /// # Errors
+    /// As [`View::note_moved`].
+    pub(super) fn note_below_own(&self, parent: &Arc<Inode>, here: &Here, upper: u8) -> Res<()> {
+        let at_its_path = |dir: &Inode| {
+            let path = dir.path().unwrap_or_default();
+            (0..MAX_SALT).any(|salt| id::of_path(&path, salt) == dir.number)
+        };
+        let mut above = Some(parent.clone());
+        while let Some(dir) = above.filter(|dir| dir.number != id::ROOT) {
+            if !at_its_path(&dir) {
+                return self.layers[upper as usize].note_moved(&[here.attr.number]);
+            }
+            above = dir.links().first().map(|link| link.parent.clone());
+        }
+        Ok(())
     }
 
     /// Keeps the number of a path where it is not the first choice.
@@ -289,9 +345,9 @@ impl View {
         if !open && self.held.io != IoMode::Cached {
             return false;
         }
-        let (before, replanned) = {
+        let (before, replanned, source) = {
             let state = known.data.state.read();
-            (state.backing, state.plan != self.plan)
+            (state.backing, state.plan != self.plan, state.source.clone())
         };
         let stays = match here {
             // A copy of it, or what it was.
@@ -299,6 +355,10 @@ impl View {
             None => before.is_none(),
         };
         if stays {
+            if here.is_some_and(|here| source.is_made_up_like(&here.source)) {
+                // What is put together is the same however often it is, whatever it is made of.
+                return false;
+            }
             // Whichever layers there were: is it still the one that is open?
             let file = self.open_file_of(known).filter(|_| replanned);
             let Some(Ok(stat)) = file.map(|file| obj::stat(&*file)) else {

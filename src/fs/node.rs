@@ -41,6 +41,14 @@ pub enum Source {
     Text(Text),
 }
 
+impl Source {
+    /// Is neither of them an object of a layer, and both of one kind?
+    pub(super) fn is_made_up_like(&self, other: &Source) -> bool {
+        !matches!(self, Source::Dir(_) | Source::One(_))
+            && std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
 /// What can change of an inode's state. What has to be dropped comes first: see
 /// [`crate::inode::Inode`].
 #[derive(Clone, Debug)]

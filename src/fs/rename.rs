@@ -109,6 +109,9 @@ impl View {
         if let Some(to) = to.as_ref().filter(|_| !exchange) {
             self.hold_on(to)?;
         }
+        for moving in std::iter::once(&from).chain(to.iter().filter(|_| exchange)) {
+            self.note_moved(moving, upper)?;
+        }
         let done = match (exchange, &to) {
             (true, Some(to)) => self.exchange(layer, (&from, &source), (to, &target)),
             _ => self.move_over(layer, &from, to.as_ref(), &source, &target),

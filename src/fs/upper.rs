@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use super::look::Look;
+use super::lookup::MAX_SALT;
 use super::node::Orphan;
 use super::resolve::{Here, join};
 use super::{Attr, Inode, Source, Src, View};
@@ -81,6 +82,7 @@ impl View {
             // A lower layer may have such a name; in this upper it would mean something else.
             return Err(Errno::PERM);
         }
+        self.note_below_own(&link.parent, &here, upper)?;
         // What only the view has can stand where the upper says that it was deleted, before a rule
         // called for it.
         let at = self.rules.zone(here.pos.zone).layer_path(&here.path);
@@ -269,7 +271,9 @@ impl View {
             contents: &[],
             target: &[],
             // What the path has in every view, whichever zone comes to show it.
-            number: Some(id::of_path(path, 0)),
+            number: (0..MAX_SALT)
+                .map(|salt| id::of_path(path, salt))
+                .find(|number| !layer.has_moved(*number)),
         };
         let copy = |nest: &OwnedFd, name: &[u8]| layer.copy_up(nest, name, &origin);
         let made = match deleted {

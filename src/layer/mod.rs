@@ -1,5 +1,5 @@
 //! I/O on one layer, confined to its root: what is there (`probe`, `list`), and, for an upper,
-//! changing it (`store`, `copyup`); and which path has a number (`paths`).
+//! changing it (`store`, `copyup`); and which path has a number (`paths`, `moved`).
 //!
 //! Owns: a layer's root descriptor, its health, the forms in `machinery`. May not: know of other
 //! layers, rules, inode numbers' meaning, or FUSE.
@@ -10,6 +10,7 @@ pub mod glance;
 mod held;
 mod lock;
 pub mod machinery;
+mod moved;
 pub mod paths;
 mod root;
 pub mod store;
@@ -109,6 +110,8 @@ pub struct Layer {
     files: files::Files,
     /// Which path has a number, once somebody asked.
     paths: paths::Slot,
+    /// An upper's numbers that are not at their paths.
+    moved: moved::Moved,
 }
 
 impl Layer {
@@ -126,6 +129,7 @@ impl Layer {
             held: held::Held::default(),
             files: files::Files::default(),
             paths: paths::Slot::default(),
+            moved: moved::Moved::default(),
         }
     }
 

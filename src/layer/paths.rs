@@ -384,6 +384,26 @@ impl Layer {
         Ok(made)
     }
 
+    /// The numbers that are stored with what lies below a directory of an upper.
+    ///
+    /// # Errors
+    /// What looking at any of it answers.
+    pub fn numbers_below(&self, dir: &[u8]) -> Res<Vec<u64>> {
+        let (mut numbers, mut dirs, form) = (Vec::new(), vec![dir.to_vec()], self.form());
+        while let Some(at) = dirs.pop() {
+            let fd = self.open(&at, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            for entry in dir::list(&fd)? {
+                if let Some(Look::Upper(stat, stored)) = self.look(&fd, &entry, form)? {
+                    numbers.extend(stored);
+                    if stat.is_dir() {
+                        dirs.push([&at[..], b"/", &entry.name].concat());
+                    }
+                }
+            }
+        }
+        Ok(numbers)
+    }
+
     fn not_looked_at(&self, dir: &[u8], error: Errno) {
         tracing::warn!(
             layer = self.spec.label, path = %String::from_utf8_lossy(dir), %error,

@@ -80,6 +80,8 @@ pub(super) fn open_and_unlink(work: &OwnedFd, mode: Mode) -> Res<OwnedFd> {
     Ok(file)
 }
 
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
 impl Layer {
     /// What the upper can do.
     ///
@@ -198,21 +200,32 @@ impl Layer {
         }
     }
 
-    /// The work directory, made where it is missing. It is private to the daemon.
-    pub(super) fn work_dir(&self) -> Res<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    /// The directory that the work directory lies in, and its name there.
+    fn work_place(&self) -> Res<(OwnedFd, &'static [u8])> {
         let spec = self.spec.upper.as_ref().ok_or(Errno::ROFS)?;
-        let (parent, name) = match &spec.work {
-            Some(work) => (
-                super::root::open_base(&self.spec, work, flags)?,
-                &b"work"[..],
-            ),
-            None => (
+        match &spec.work {
+            Some(work) => Ok((
+                super::root::open_base(&self.spec, work, DIRECTORY)?,
+                b"work",
+            )),
+            None => Ok((
                 self.root()?.try_clone().map_err(|_| Errno::MFILE)?,
                 machinery::WORK,
-            ),
-        };
-        let open = || obj::open_beneath(parent.as_fd(), name, flags, Mode::empty());
+            )),
+        }
+    }
+
+    /// The work directory if it is there: where it is missing it may be that its store is.
+    pub(super) fn work_dir_that_is_there(&self) -> Res<OwnedFd> {
+        let (parent, name) = self.work_place()?;
+        obj::open_beneath(parent.as_fd(), name, DIRECTORY, Mode::empty())
+    }
+
+    /// The work directory, made where it is missing. It is private to the daemon.
+    pub(super) fn work_dir(&self) -> Res<OwnedFd> {
+        let spec = self.spec.upper.as_ref().ok_or(Errno::ROFS)?;
+        let (parent, name) = self.work_place()?;
+        let open = || obj::open_beneath(parent.as_fd(), name, DIRECTORY, Mode::empty());
         match open() {
             Err(Errno::NOENT) if !spec.read_only => {
                 match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
