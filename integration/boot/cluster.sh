@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# cluster.sh DIR: in a machine of its own (machine.sh): a server as in OPERATIONS, "From a fresh server to a booted node", by the
+# same commands, and two nodes that boot off it, twice. DIR has srv/statelite/debian12/rootimg (the image) and initrd/.
+set -euo pipefail
+dir=$(realpath "$1"); limit=${LIMIT:-420}
+. "$(dirname "$0")/lib.sh"
+nodes=(cn1 cn2)
+mount --make-private /; mount --rbind "$dir/srv" /srv
+network "${nodes[@]}"
+tables=$repo/integration/fixtures/boot/tables
+program() { "$@" >>"$dir/${1%%.*}.out.log" 2>&1 & last=$!; at_exit kill $last; }
+
+# What OPERATIONS says, from here...
+PREFIX=/usr/local "$repo/integration/install.sh" >/dev/null
+mkdir -p /etc/statelite/tables; cp "$tables"/*.csv /etc/statelite/tables/
+cp -a "$repo/integration/fixtures/boot/litetree" /srv/statelite/
+mkdir -p /srv/statelite/state
+cat >/etc/statelite/statelite.toml <<'TOML'
+export = "ganesha"
+tmpfs_size = "64M"
+# Two boots of a node are seconds apart here.
+boot_window = "20s"
+TOML
+cat >/etc/ganesha/ganesha.conf <<'CONF'
+NFS_CORE_PARAM { mount_path_pseudo = true; fsid_device = false; }
+NFSv4 { Minor_Versions = 0, 1; Graceless = true; }
+%include "/etc/ganesha/statelite.conf"
+CONF
+expect "statelite check" statelite check
+program statelite serve; serve=$last
+within 60 statelite status || true
+expect "both roots are served" statelite status
+mkdir -p /run/rpcbind /run/ganesha
+program rpcbind -f
+within 30 test -S /run/rpcbind.sock
+program ganesha.nfsd -F -L "$dir/ganesha.log" -f /etc/ganesha/ganesha.conf
+listens() { ss -Hltn | grep -q ":$1 "; }
+expect "NFS-Ganesha listens" within 60 listens 2049
+
+mkdir -p /srv/tftp/pxelinux.cfg /etc/dnsmasq.d
+cp /usr/lib/PXELINUX/pxelinux.0 /srv/tftp/
+for image in debian12-v3:initramfs-tools debian12-v4:dracut; do
+  install -D -m 644 "$dir/initrd/kernel" "/srv/tftp/xcat/osimage/${image%:*}/kernel"
+  # dracut's own is for root alone, and a TFTP server is not root.
+  install -D -m 644 "$dir/initrd/${image#*:}" "/srv/tftp/xcat/osimage/${image%:*}/initrd-statelite.gz"
+done
+menu() { statelite export --format pxelinux "$@" >/srv/tftp/menu; mv /srv/tftp/menu "/srv/tftp/$(sed -n '1s/^# //p' /srv/tftp/menu)"; }
+menu cn1; menu cn2 --initrd dracut
+statelite export --format dnsmasq >/etc/dnsmasq.d/statelite-nodes.conf
+cat >/etc/dnsmasq.d/statelite.conf <<'CONF'
+port=0
+interface=br0
+dhcp-range=10.77.0.0,static
+enable-tftp
+tftp-root=/srv/tftp
+dhcp-script=/usr/local/lib/statelite/dnsmasq-boot
+CONF
+program dnsmasq -k --conf-dir=/etc/dnsmasq.d --log-dhcp --log-facility=-
+# ... to here.
+
+roots=/run/statelite/roots
+declare -A reset_at=()
+# boots NODE ROUND: its firmware, then the node.
+boots() {
+  local node=$1
+  expect "$node, boot $2: address, loader, kernel and initrd" firmware "$node"
+  reset_at[$node]=$SECONDS
+  # 192 MiB would do for the node; its initramfs wants more for a moment.
+  # shellcheck disable=SC2046 # the words of a command line
+  guest "$node" "$limit" "$dir/$node.pxe/kernel" mem=512M initrd="$dir/$node.pxe/initrd" "$(plug "$node")" $(<"$dir/$node.pxe/append")
+}
+# has NODE TEXT...: each is a line of its own.
+has() { local node=$1 text; shift; for text; do sed 's/\r//g' "$dir/$node.console" | grep -aqxF "NODE $text" || { say "$node did not say: $text"; return 1; }; done; }
+version() { case $1 in cn1) echo vers=3 ;; cn2) echo vers=4.1 ;; esac; }
+other() { case $1 in cn1) echo cn2 ;; cn2) echo cn1 ;; esac; }
+id() { sed -n 's/\r//; s/^NODE machine-id //p' "$dir/$1.console"; }
+# What holds at each boot.
+booted() {
+  local node=$1 boot="$1, boot $2" initrd=(); [ "$node" = cn1 ] || initrd=(--initrd dracut)
+  expect "$boot: to the end" said "$node" 'done$' || true
+  if ! said "$node" 'done$'; then console "$node"; return; fi
+  expect "$boot: multi-user.target" has "$node" "target active"
+  expect "$boot: no unit failed" has "$node" "failed units: "
+  expect "$boot: the kernel has the words of statelite export" \
+    said "$node" "cmdline .*$(statelite export --format kernel-cmdline "${initrd[@]}" "$node" | sed -n 2p)"
+  expect "$boot: its root comes from the server's view, by $(version "$node")" said "$node" "root $server:$roots/$node nfs4? rw,.*$(version "$node")[,.]"
+  expect "$boot: host name and litetrees" has "$node" "hostname $node" "hosts 127.0.1.1 $node;127.0.0.1 localhost;10.77.0.1 server;"
+  expect "$boot: it writes where it may" has "$node" "wrote by $node, by $node, by $node"
+  expect "$boot: and not where it may not" said "$node" 'outside rules: .*Read-only file system'
+  expect "$boot: it may mount its own root" has "$node" "mounting $node: $node "
+  # How mount(8) words EACCES, of NFSv3, and ENOENT, of NFSv4, where nobody sees what is not his.
+  expect "$boot: and not the other's" said "$node" "mounting $(other "$node"): mount: .*(cannot mount .* read-only|does not exist)"
+}
+
+for n in "${nodes[@]}"; do boots "$n" 1; done
+for n in "${nodes[@]}"; do ended "$n"; booted "$n" 1; done
+for n in "${nodes[@]}"; do
+  expect "$n, boot 1: nothing is there yet" has "$n" "tmpfs none" "persistent none" "persistent inside tmpfs none" "motd Welcome to $n.;"
+  expect "$n: what it wrote lies on the server, tmpfs too" grep -qx "by $n" $roots/"$n"/{var/tmp,home/ada,var/lib/kept}/written "/srv/statelite/state/$n/home/ada/written"
+done
+expect "each has a machine-id of its own" [ "$(id cn1)" != "$(id cn2)" ]
+first=$(id cn1)
+
+# While they are off.
+echo "Maintenance at noon." >>/srv/statelite/litetree/cn1/etc/motd
+# The next request of a firmware is to be of the next boot: boot_window is over.
+for n in "${nodes[@]}"; do while [ $((SECONDS - reset_at[$n])) -le 21 ]; do sleep 1; done; done
+for n in "${nodes[@]}"; do
+  boots "$n" 2
+  expect "$n, boot 2: its tmpfs upper is empty once its firmware has asked" [ ! -e "$roots/$n/var/tmp/written" ]
+done
+for n in "${nodes[@]}"; do ended "$n"; booted "$n" 2; done
+for n in "${nodes[@]}"; do
+  expect "$n, boot 2: tmpfs is gone, persistent is there" has "$n" "tmpfs none" "persistent by $n" "persistent inside tmpfs by $n"
+done
+expect "cn1, boot 2: the litetree's edit, and the same machine-id" has cn1 "motd Welcome to cn1.;Maintenance at noon.;" "machine-id $first"
+expect "cn2, boot 2: no edit of its own" has cn2 "motd Welcome to cn2.;"
+expect "the roots are still served" statelite status
+expect "the server stops" kill "$serve"
+expect "and unmounts" within 60 bash -c '! mountpoint -q "$1" && ! mountpoint -q "$2"' unmounted $roots/cn1 $roots/cn2
+[ "$failed" = 0 ] || for log in statelite.out ganesha dnsmasq.out; do say "--- $log"; tail -n 20 "$dir/$log.log"; done
+summary "nodes that boot"

@@ -1,0 +1,43 @@
+# shellcheck shell=bash
+# Shared by what runs in a machine of the tests of guests (machine.sh): its network, its guests, their firmware.
+# The sourcing script sets $dir, a directory on a disk, before it calls anything here.
+. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+boot=$repo/integration/boot
+server=10.77.0.1
+declare -A guests=()
+
+# network NODE...: a bridge of the server's, and a plug for each node.
+network() {
+  local node
+  ip link add br0 type bridge; ip addr add $server/24 dev br0; ip link set br0 up
+  for node; do ip tuntap add "tap-$node" mode tap; ip link set "tap-$node" master br0 up; done
+}
+mac() { echo "02:00:00:77:00:1${1#cn}"; }
+
+# guest NAME SECONDS KERNEL WORD...: a User-mode Linux for at most that long. Its console is $dir/NAME.console; lines that begin
+# with NODE come to standard output.
+guest() {
+  local name=$1 limit=$2; shift 2
+  : >"$dir/$name.console"
+  timeout --kill-after=5 "$limit" "$1" uml_dir="$dir" umid="$name" con=null con0=null,fd:1 "${@:2}" </dev/null 2>&1 |
+    tee "$dir/$name.console" | sed -un "s/\r//g; s/^.*NODE /  $name: /p" &
+  guests[$name]=$!
+}
+plug() { echo "vec0:transport=tap,ifname=tap-$1,depth=128,gro=1,mac=$(mac "$1")"; }
+# said NAME REGEX: a line of the guest's.
+said() { sed 's/\r//g; s/^.*NODE /NODE /' "$dir/$1.console" | grep -aEq "^NODE $2"; }
+ended() { wait "${guests[$1]}" || true; }
+# until_said NAME REGEX: as long as the guest runs. Its own time is limited, and so is this.
+until_said() { until said "$1" "$2"; do kill -0 "${guests[$1]}" 2>/dev/null || { said "$1" "$2"; return; }; sleep 0.05; done; }
+console() { say "--- the end of the console of $1"; tail -n "${2:-40}" "$dir/$1.console" | sed 's/\r//g; s/^/    /'; }
+
+# firmware NODE: what a network card's firmware and PXELINUX do. Leaves what was fetched in $dir/NODE.pxe: kernel, initrd, append.
+firmware() {
+  local node=$1 at=$dir/$1.pxe
+  rm -rf "$at"; mkdir "$at"
+  ip netns add "$node"
+  ip link add "fw-$node" type veth peer name eth0 address "$(mac "$node")" netns "$node"
+  ip link set "fw-$node" master br0 up; ip -n "$node" link set eth0 up
+  (cd "$at" && ip netns exec "$node" "$boot/firmware.sh") >"$at/log" 2>&1 || { cat "$at/log"; return 1; }
+  ip link del "fw-$node"; ip netns del "$node"
+}
