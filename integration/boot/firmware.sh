@@ -3,8 +3,8 @@
 # node's card as eth0, and leaves kernel, initrd and append in the working directory. What udhcpc calls is this script, too.
 set -euo pipefail
 if [ "${1-}" = bound ]; then
-  # shellcheck disable=SC2154 # udhcpc says so
-  ip addr add "$ip/$mask" dev "$interface"; echo "$siaddr $boot_file" >lease
+  # What udhcpc says, it says in the environment.
+  ip addr add "${ip:?}/${mask:?}" dev "${interface:?}"; echo "${siaddr:?} ${boot_file:?}" >lease
 fi
 [ $# = 0 ] || exit 0
 busybox udhcpc -f -q -n -t 30 -T 2 -i eth0 -V PXEClient:Arch:00000:UNDI:002001 -s "$0"

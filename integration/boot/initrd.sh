@@ -11,6 +11,7 @@ exec 9>"$dir/lock"; flock 9 # two runs at once: the second finds what the first 
 if [ "$(cat "$dir/stamp" 2>/dev/null)" = "$stamp" ]; then exit; fi
 say "initrd: for Linux $version, about half a minute"
 # Where a kernel's package puts what these tools look for.
+# shellcheck disable=SC2016 # for the shell inside
 "$repo/integration/boot/machine.sh" "$dir" -- bash -euc '
   dir=$1 modules=$2 version=${2##*/}
   mkdir -p /lib/modules; cp -a "$modules" /lib/modules/

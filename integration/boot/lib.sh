@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # Shared by what runs in a machine of the tests of guests (machine.sh): its network, its guests, their firmware.
 # The sourcing script sets $dir, a directory on a disk, before it calls anything here.
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -24,12 +24,18 @@ guest() {
   guests[$name]=$!
 }
 plug() { echo "vec0:transport=tap,ifname=tap-$1,depth=128,gro=1,mac=$(mac "$1")"; }
-# said NAME REGEX: a line of the guest's.
-said() { sed 's/\r//g; s/^.*NODE /NODE /' "$dir/$1.console" | grep -aEq "^NODE $2"; }
+# The lines of a guest that speak for the test. No pipe to grep -q: it would end the other side too early.
+lines() { sed -n 's/\r//g; s/^.*NODE //p' "$dir/$1.console"; }
+# said NAME REGEX: a line begins so. has NAME TEXT...: each is a line of its own.
+said() { grep -aEq "^$2" < <(lines "$1"); }
+has() { local name=$1 text; shift; for text; do grep -aqxF -- "$text" < <(lines "$name") || { say "$name did not say: $text"; return 1; }; done; }
 ended() { wait "${guests[$1]}" || true; }
 # until_said NAME REGEX: as long as the guest runs. Its own time is limited, and so is this.
 until_said() { until said "$1" "$2"; do kill -0 "${guests[$1]}" 2>/dev/null || { said "$1" "$2"; return; }; sleep 0.05; done; }
 console() { say "--- the end of the console of $1"; tail -n "${2:-40}" "$dir/$1.console" | sed 's/\r//g; s/^/    /'; }
+
+# keep DIR: what guests and servers of the last run said stays.
+keep() { mkdir -p "$cache/boot/said"; cp "$1"/*.console "$1"/*.log "$cache/boot/said/"; }
 
 # firmware NODE: what a network card's firmware and PXELINUX do. Leaves what was fetched in $dir/NODE.pxe: kernel, initrd, append.
 firmware() {

@@ -7,6 +7,7 @@ set -euo pipefail
 root; need unshare ip
 dirs=(); while [ "$1" != -- ]; do dirs+=("$(realpath "$1")"); shift; done
 # What it writes is in memory: an overlay can't lie on just any file system, and nobody wants it back.
+# shellcheck disable=SC2016 # for the shell inside
 exec unshare --mount --net --uts --ipc --pid --fork --kill-child --propagation private bash -euc '
   mount -t tmpfs -o mode=755 none /mnt
   mkdir /mnt/upper /mnt/work /mnt/root

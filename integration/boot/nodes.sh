@@ -1,16 +1,13 @@
 #!/usr/bin/env bash
 # nodes.sh: two nodes boot a stock Debian off their views, over NFSv3 and NFSv4 from NFS-Ganesha, twice. Root.
 set -euo pipefail
-. "$(dirname "$0")/../lib.sh"
+. "$(dirname "$0")/lib.sh"
 root; need linux.uml ganesha.nfsd rpcbind dnsmasq busybox debootstrap
 [ -x "$STATELITE" ] || die "no $STATELITE: make build"
-boot=$repo/integration/boot
 "$repo/integration/image.sh" "$cache/boot/image" apt,dbus,iproute2,kmod,passwd,procps,systemd-sysv,udev
 "$boot/initrd.sh" "$cache/boot/initrd"
 scratch
-# What the guests and servers of the last run said stays.
-keep() { rm -rf "$cache/boot/said"; mkdir -p "$cache/boot/said"; cp "$scratch"/*.console "$scratch"/*.log "$cache/boot/said/"; }
-at_exit keep
+at_exit keep "$scratch"
 mkdir -p "$scratch/srv/statelite/debian12/rootimg" "$scratch/initrd"
 mount --bind "$cache/boot/image" "$scratch/srv/statelite/debian12/rootimg"; at_exit unmount "$scratch/srv/statelite/debian12/rootimg"
 mount -o remount,bind,ro "$scratch/srv/statelite/debian12/rootimg"
