@@ -26,8 +26,8 @@ test: setup build ## unit and integration tests, then the foreign suites in thei
 test-all: setup build ## the same with the suites in full: about an hour and a half
 	@integration/run.sh full $(KIND)
 
-test-boot: setup build ## machines that boot off their roots, and the kernel's NFS server, in guests; about eight minutes
-	@integration/boot/nodes.sh && integration/boot/nfsd.sh
+test-boot: setup build ## machines that boot off their roots, both NFS servers and the kernel's client, in guests; about ten minutes
+	@for t in nodes nfsd ganesha; do integration/boot/$$t.sh || all=1; done; exit $${all:-0}
 
 bench: build ## what a request costs, by criterion
 	cargo bench --locked

@@ -26,6 +26,7 @@ step "criterion" cargo test --locked --bench rules --bench cache --bench view --
 [ "$kind" = overlayfs ] || for b in benches/mounts/*.sh; do [ ! -x "$b" ] || step "$(basename "$b" .sh), quick" env QUICK=1 "$b"; done
 step "mount.statelite" integration/mount-helper.sh
 step "initramfs" integration/initramfs.sh
+[ "$kind" = overlayfs ] || step "nodes that boot" integration/boot/nodes.sh
 for u in ext4 tmpfs; do step "pjdfstest, $u" integration/suites/pjdfstest.sh "$kind" $u; done
 step "fsx" integration/suites/fsx.sh "$kind"
 step "stress-ng, ext4" integration/suites/stress.sh "$kind" ext4

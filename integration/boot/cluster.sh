@@ -2,13 +2,12 @@
 # cluster.sh DIR: in a machine of its own (machine.sh): a server as in OPERATIONS, "From a fresh server to a booted node", by the
 # same commands, and two nodes that boot off it, twice. DIR has srv/statelite/debian12/rootimg (the image) and initrd/.
 set -euo pipefail
-dir=$(realpath "$1"); limit=${LIMIT:-240}
+dir=$(realpath "$1"); limit=${LIMIT:-600}
 . "$(dirname "$0")/lib.sh"
 nodes=(cn1 cn2)
 mount --make-private /; mount --rbind "$dir/srv" /srv
 network "${nodes[@]}"
 tables=$repo/integration/fixtures/boot/tables
-program() { "$@" >>"$dir/${1%%.*}.out.log" 2>&1 & last=$!; at_exit kill $last; }
 
 # What OPERATIONS says, from here...
 PREFIX=/usr/local "$repo/integration/install.sh" >/dev/null
@@ -24,21 +23,12 @@ tmpfs_size = "64M"
 # Two boots of a node are seconds apart here.
 boot_window = "20s"
 TOML
-cat >/etc/ganesha/ganesha.conf <<'CONF'
-NFS_CORE_PARAM { mount_path_pseudo = true; fsid_device = false; }
-NFSv4 { Minor_Versions = 0, 1; Graceless = true; }
-%include "/etc/ganesha/statelite.conf"
-CONF
+ganesha_conf
 expect "statelite check" statelite check
 program statelite serve; serve=$last
 within 60 statelite status || true
 expect "both roots are served" statelite status
-mkdir -p /run/rpcbind /run/ganesha
-program rpcbind -f
-within 30 test -S /run/rpcbind.sock
-program ganesha.nfsd -F -L "$dir/ganesha.log" -f /etc/ganesha/ganesha.conf
-listens() { [ -n "$(ss -Hltn "sport = :$1")" ]; }
-expect "NFS-Ganesha listens" within 60 listens 2049
+expect "NFS-Ganesha listens" ganesha_runs
 
 mkdir -p /srv/tftp/pxelinux.cfg /etc/dnsmasq.d
 cp /usr/lib/PXELINUX/pxelinux.0 /srv/tftp/

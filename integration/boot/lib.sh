@@ -47,3 +47,47 @@ firmware() {
   (cd "$at" && ip netns exec "$node" "$boot/firmware.sh") >"$at/log" 2>&1 || { cat "$at/log"; return 1; }
   ip link del "fw-$node"; ip netns del "$node"
 }
+
+# in_machine SCRIPT: runs it again in a machine of its own, with a directory for its argument; it ends with that.
+in_machine() {
+  [ -x "$STATELITE" ] || die "no $STATELITE: make build"
+  scratch
+  at_exit keep "$scratch"
+  # shellcheck disable=SC2016 # for the shell inside
+  "$boot/machine.sh" "$scratch" -- bash -euc '
+    install -m 755 "$STATELITE" /usr/local/sbin/statelite
+    # Where modprobe looks in a guest, and where that mounts.
+    mkdir -p /usr/lib/uml/root/lib /etc/statelite /etc/exports.d; ln -s /usr/lib/uml/modules /usr/lib/uml/root/lib/modules
+    exec "$@"' in_machine "$(realpath "$1")" "$scratch"
+}
+
+# checks NAME: what client.py has said in a guest, for each of $versions.
+checks() {
+  local version verdict check
+  expect "the guest came to its end" said "$1" 'done$'
+  while read -r version verdict check; do
+    case $verdict in ok) pass "$version: $check" ;; FAIL) fail "$version: $check" ;; esac
+  done < <(lines "$1" | grep -E '^v[0-9.]+ (ok|FAIL) ')
+  for version in ${versions//,/ }; do expect "v$version: the client came to its end" said "$1" "v$version ended"; done
+  [ "$failed" = 0 ] || console "$1" 60
+}
+
+# What runs beside a test, with what it says in $dir; $last is its process.
+program() { "$@" >>"$dir/${1%%.*}.out.log" 2>&1 & last=$!; at_exit kill $last; }
+listens() { [ -n "$(ss -Hltn "sport = :$1")" ]; }
+# As OPERATIONS has it, without its grace period.
+ganesha_conf() {
+  cat >/etc/ganesha/ganesha.conf <<'CONF'
+NFS_CORE_PARAM { mount_path_pseudo = true; fsid_device = false; }
+NFSv4 { Minor_Versions = 0, 1; Graceless = true; }
+%include "/etc/ganesha/statelite.conf"
+CONF
+}
+# It wants rpcbind, and the file that the daemon writes.
+ganesha_runs() {
+  mkdir -p /run/rpcbind /run/ganesha
+  program rpcbind -f
+  within 60 test -S /run/rpcbind.sock
+  program ganesha.nfsd -F -L "$dir/ganesha.log" -f /etc/ganesha/ganesha.conf
+  within 120 listens 2049
+}

@@ -4,6 +4,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 root; need linux.uml ganesha.nfsd rpcbind dnsmasq busybox debootstrap
 [ -x "$STATELITE" ] || die "no $STATELITE: make build"
+[ -c /dev/net/tun ] || die "no /dev/net/tun here: guests have nothing to be plugged into"
 "$repo/integration/image.sh" "$cache/boot/image" apt,dbus,iproute2,kmod,passwd,procps,systemd-sysv,udev
 "$boot/initrd.sh" "$cache/boot/initrd"
 scratch
