@@ -19,13 +19,15 @@ for m in nfsv3 nfsv4; do modprobe -d /usr/lib/uml/root $m; done
 hostname client; ip link set lo up; ip addr add 10.77.0.11/24 dev vec0; ip link set vec0 up
 say "up: $(uname -r)"
 from=10.77.0.1:$roots/cn1
-# In the place of the view itself: another mount, which shares nothing with the first.
-mount -t nfs -o vers=3,nolock,noac,nosharecache "$from" /mnt/view || say "no view"
 for v in ${VERSIONS//,/ }; do
+  # Each finds the root as it was.
+  "$0" reset || say "v$v FAIL the reset"
   mkdir "/mnt/$v"; o=vers=$v,actimeo=0,nosharecache; [ "$v" != 3 ] || o=$o,nolock
   mount -t nfs -o "$o" "$from" "/mnt/$v" || { say "v$v FAIL the mount"; continue; }
+  # In the place of the view itself: another mount, which shares nothing with the first.
+  mount -t nfs -o vers=3,nolock,noac,nosharecache "$from" /mnt/view || { say "v$v FAIL the second mount"; continue; }
   python3 "$(dirname "$0")/client.py" "/mnt/$v" /mnt/view "$0" stays | while read -r line; do say "v$v $line"; done
-  umount "/mnt/$v"
+  umount /mnt/view "/mnt/$v"
 done
 say "done"
 echo o >/proc/sysrq-trigger; sleep 60
