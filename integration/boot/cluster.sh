@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# cluster.sh DIR: in a machine of its own (machine.sh): a server as in OPERATIONS, "From a fresh server to a booted node", by the
-# same commands, and two nodes that boot off it, twice. DIR has srv/statelite/debian12/rootimg (the image) and initrd/.
+# cluster.sh DIR: in a machine of its own (machine.sh): a server as in docs/BOOTING.md, by the same commands, and two nodes that boot off it, twice. DIR has srv/statelite/debian12/rootimg (the image) and initrd/.
 set -euo pipefail
 dir=$(realpath "$1"); limit=${LIMIT:-600}
 . "$(dirname "$0")/lib.sh"
@@ -9,7 +8,7 @@ mount --make-private /; mount --rbind "$dir/srv" /srv
 network "${nodes[@]}"
 tables=$repo/integration/fixtures/boot/tables
 
-# What OPERATIONS says, from here...
+# What BOOTING.md says, from here...
 PREFIX=/usr/local "$repo/integration/install.sh" >/dev/null
 mkdir -p /etc/statelite/tables; cp "$tables"/*.csv /etc/statelite/tables/
 cp -a "$repo/integration/fixtures/boot/litetree" /srv/statelite/

@@ -75,7 +75,7 @@ checks() {
 # What runs beside a test, with what it says in $dir; $last is its process.
 program() { "$@" >>"$dir/${1%%.*}.out.log" 2>&1 & last=$!; at_exit kill $last; }
 listens() { [ -n "$(ss -Hltn "sport = :$1")" ]; }
-# As OPERATIONS has it, without its grace period.
+# As BOOTING.md has it, without its grace period.
 ganesha_conf() {
   cat >/etc/ganesha/ganesha.conf <<'CONF'
 NFS_CORE_PARAM { mount_path_pseudo = true; fsid_device = false; }
