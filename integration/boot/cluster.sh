@@ -59,7 +59,7 @@ boots() {
   expect "$node, boot $2: address, loader, kernel and initrd" firmware "$node"
   # dnsmasq doesn't wait for its hook.
   [ "$2" = 1 ] || expect "$node, boot $2: its tmpfs upper is empty once its firmware has asked" within 120 emptied "$node"
-  # 192 MiB would do for the node; its initramfs wants more for a moment.
+  # Most of the memory is for what its initramfs unpacks.
   # shellcheck disable=SC2046 # the words of a command line
   guest "$node" "$limit" "$dir/$node.pxe/kernel" mem=512M initrd="$dir/$node.pxe/initrd" "$(plug "$node")" $(<"$dir/$node.pxe/append")
 }

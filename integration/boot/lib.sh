@@ -30,8 +30,6 @@ lines() { sed -n 's/\r//g; s/^.*NODE //p' "$dir/$1.console"; }
 said() { grep -aEq "^$2" < <(lines "$1"); }
 has() { local name=$1 text; shift; for text; do grep -aqxF -- "$text" < <(lines "$name") || { say "$name did not say: $text"; return 1; }; done; }
 ended() { wait "${guests[$1]}" || true; }
-# until_said NAME REGEX: as long as the guest runs. Its own time is limited, and so is this.
-until_said() { until said "$1" "$2"; do kill -0 "${guests[$1]}" 2>/dev/null || { said "$1" "$2"; return; }; sleep 0.05; done; }
 console() { say "--- the end of the console of $1"; tail -n "${2:-40}" "$dir/$1.console" | sed 's/\r//g; s/^/    /'; }
 
 # keep DIR: what guests and servers of the last run said stays.
@@ -51,7 +49,7 @@ firmware() {
 # in_machine SCRIPT: runs it again in a machine of its own, with a directory for its argument; it ends with that.
 in_machine() {
   [ -x "$STATELITE" ] || die "no $STATELITE: make build"
-  scratch
+  scratch; export STATELITE
   at_exit keep "$scratch"
   # shellcheck disable=SC2016 # for the shell inside
   "$boot/machine.sh" "$scratch" -- bash -euc '
