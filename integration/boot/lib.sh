@@ -32,7 +32,12 @@ has() { local name=$1 text; shift; for text; do grep -aqxF -- "$text" < <(lines 
 ended() { wait "${guests[$1]}" || true; }
 console() { say "--- the end of the console of $1"; tail -n "${2:-40}" "$dir/$1.console" | sed 's/\r//g; s/^/    /'; }
 
-# keep DIR: what guests and servers of the last run said stays.
+# room: a scratch directory for a machine. One that is killed may write for a moment yet; what guests and servers said stays.
+room() {
+  scratch
+  at_exit within 60 rm -rf --one-file-system "$scratch"
+  at_exit keep "$scratch"
+}
 keep() { mkdir -p "$cache/boot/said"; cp "$1"/*.console "$1"/*.log "$cache/boot/said/"; }
 
 # firmware NODE: what a network card's firmware and PXELINUX do. Leaves what was fetched in $dir/NODE.pxe: kernel, initrd, append.
@@ -49,8 +54,7 @@ firmware() {
 # in_machine SCRIPT: runs it again in a machine of its own, with a directory for its argument; it ends with that.
 in_machine() {
   [ -x "$STATELITE" ] || die "no $STATELITE: make build"
-  scratch; export STATELITE
-  at_exit keep "$scratch"
+  room; export STATELITE
   # shellcheck disable=SC2016 # for the shell inside
   "$boot/machine.sh" "$scratch" -- bash -euc '
     install -m 755 "$STATELITE" /usr/local/sbin/statelite

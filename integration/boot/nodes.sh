@@ -7,8 +7,7 @@ root; need linux.uml ganesha.nfsd rpcbind dnsmasq busybox debootstrap
 [ -c /dev/net/tun ] || die "no /dev/net/tun here: guests have nothing to be plugged into"
 "$repo/integration/image.sh" "$cache/boot/image" apt,dbus,iproute2,kmod,passwd,procps,systemd-sysv,udev
 "$boot/initrd.sh" "$cache/boot/initrd"
-scratch
-at_exit keep "$scratch"
+room
 mkdir -p "$scratch/srv/statelite/debian12/rootimg" "$scratch/initrd"
 mount --bind "$cache/boot/image" "$scratch/srv/statelite/debian12/rootimg"; at_exit unmount "$scratch/srv/statelite/debian12/rootimg"
 mount -o remount,bind,ro "$scratch/srv/statelite/debian12/rootimg"
