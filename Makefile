@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 BENCHES := bench-reads bench-copyup bench-many bench-flat bench-placement bench-storm
 BENCH = benches/mounts/$(@:bench-%=%).sh $(if $(RAW),--json $(RAW)/$(@:bench-%=%).json)
-.PHONY: setup build install demo test test-all bench bench-mounts $(BENCHES) fuzz clean help
+.PHONY: setup build install demo test test-all test-boot bench bench-mounts $(BENCHES) fuzz clean help
 KIND ?= statelite
 
 setup: ## install what a fresh Debian lacks, and the foreign test suites into .cache
@@ -25,6 +25,9 @@ test: setup build ## unit and integration tests, then the foreign suites in thei
 
 test-all: setup build ## the same with the suites in full: about an hour and a half
 	@integration/run.sh full $(KIND)
+
+test-boot: setup build ## machines that boot off their roots, both NFS servers and the kernel's client, in guests; about ten minutes
+	@for t in nodes nfsd ganesha; do integration/boot/$$t.sh || all=1; done; exit $${all:-0}
 
 bench: build ## what a request costs, by criterion
 	cargo bench --locked

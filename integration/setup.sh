@@ -3,6 +3,8 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 packages=(acl attr build-essential busybox ca-certificates debootstrap dnsmasq-base dracut-core dracut-network e2fsprogs fio fuse3 initramfs-tools-core iproute2 jq libacl1-dev libcap2-bin libnfs-dev libnfs-utils nfs-common nfs-ganesha nfs-ganesha-vfs nfs-kernel-server pkg-config procps python3 rpcbind shellcheck strace stress-ng systemd xfsprogs)
+# What guests boot with: a kernel that is a program, the loader that they fetch, and what dracut's initramfs asks for an address with.
+packages+=(iputils-arping isc-dhcp-client kmod pxelinux udev user-mode-linux zstd)
 crates=(pjdfstest@0.2.2 fsx@0.3.2 cargo-fuzz@0.13.2)
 
 missing=()

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -146,39 +147,73 @@ fn many_views_of_a_file_are_one_copy_in_memory() {
     assert_eq!(metric(&d, "statelite_requests_total", "op=\"read\""), 0);
 }
 
+/// The litetree of node 1 is a file system whose server can be stopped: a view of its own.
+struct Hanging {
+    trees: [PathBuf; 2],
+    server: std::process::Child,
+}
+
+impl Hanging {
+    fn below(c: &Cluster) -> Self {
+        c.table(
+            "litetree",
+            "#priority,image,directory,mntopts\n\"1\",\"ALL\",\"@/trees/$node\",\n",
+        );
+        let (lower, upper, work) = (c.path("sl"), c.path("su"), c.path("sw"));
+        let trees = [1, 2].map(|node| c.path("trees").join(c.node(node)));
+        for made in [&lower, &upper, &work, &trees[0], &trees[1]] {
+            dir(made);
+        }
+        put(lower.join("home/early"), "tree\n");
+        put(lower.join("home/late"), "tree\n");
+        let server = c
+            .command(&["mount", "--foreground", "--lower"])
+            .arg(&lower)
+            .arg("--upper")
+            .arg(&upper)
+            .arg("--work")
+            .arg(&work)
+            .arg(&trees[0])
+            .spawn()
+            .unwrap();
+        let outside = crate::cluster::stat(c.path(".")).dev();
+        eventually("the litetree is mounted", || {
+            crate::cluster::stat(&trees[0]).dev() != outside
+        });
+        Self { trees, server }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.server), signal).unwrap();
+    }
+
+    /// Nobody uses it any more.
+    fn end(mut self) {
+        eventually("the litetree is unmounted", || {
+            rustix::mount::unmount(&self.trees[0], rustix::mount::UnmountFlags::empty()).is_ok()
+        });
+        assert!(self.server.wait().unwrap().success());
+    }
+}
+
+impl Drop for Hanging {
+    /// A failed test leaves no process that is stopped.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.server.kill().ok();
+            rustix::mount::unmount(&self.trees[0], rustix::mount::UnmountFlags::DETACH).ok();
+            self.server.wait().ok();
+        }
+    }
+}
+
 #[test]
 fn a_store_that_hangs_stops_only_who_needs_it() {
     let c = Cluster::new(&[("/etc/x", "tmpfs"), ("/home/", "tmpfs")]);
-    c.table(
-        "litetree",
-        "#priority,image,directory,mntopts\n\"1\",\"ALL\",\"@/trees/$node\",\n",
-    );
-    // The litetree of node 1 is a file system whose server can be stopped: a view of its own.
-    let (lower, upper, work) = (c.path("sl"), c.path("su"), c.path("sw"));
-    let trees = [1, 2].map(|node| c.path("trees").join(c.node(node)));
-    for made in [&lower, &upper, &work, &trees[0], &trees[1]] {
-        dir(made);
-    }
-    put(lower.join("home/early"), "tree\n");
-    put(lower.join("home/late"), "tree\n");
-    let mut server = c
-        .command(&["mount", "--foreground", "--lower"])
-        .arg(&lower)
-        .arg("--upper")
-        .arg(&upper)
-        .arg("--work")
-        .arg(&work)
-        .arg(&trees[0])
-        .spawn()
-        .unwrap();
-    let outside = crate::cluster::stat(c.path(".")).dev();
-    eventually("the litetree is mounted", || {
-        crate::cluster::stat(&trees[0]).dev() != outside
-    });
+    let hanging = Hanging::below(&c);
     let d = Daemon::start(&c);
     assert_eq!(text(d.at(1, "home/early")), "tree\n");
-    let pid = Pid::from_child(&server);
-    kill_process(pid, Signal::STOP).unwrap();
+    hanging.signal(Signal::STOP);
     let stuck = {
         let path = d.at(1, "home/late");
         std::thread::spawn(move || std::fs::read_to_string(path))
@@ -193,18 +228,70 @@ fn a_store_that_hangs_stops_only_who_needs_it() {
         std::fs::read_to_string(d.at(2, "etc/fresh")).is_ok_and(|t| t == "live\n")
     });
     // A litetree that comes is noticed, though another one hangs.
-    put(trees[1].join("home/came"), "2\n");
+    put(hanging.trees[1].join("home/came"), "2\n");
     eventually("a change in a litetree shows", || {
         std::fs::read_to_string(d.at(2, "home/came")).is_ok_and(|t| t == "2\n")
     });
     assert!(!stuck.is_finished());
-    kill_process(pid, Signal::CONT).unwrap();
+    hanging.signal(Signal::CONT);
     assert_eq!(stuck.join().unwrap().unwrap(), "tree\n");
     drop(d);
-    eventually("the litetree is unmounted", || {
-        rustix::mount::unmount(&trees[0], rustix::mount::UnmountFlags::empty()).is_ok()
+    hanging.end();
+}
+
+/// A node boots while a request of its last life waits for a store: its root comes back by itself,
+/// emptied, once that request is over.
+#[test]
+fn a_reset_waits_for_a_root_that_hangs() {
+    let c = Cluster::new(&[("/etc/x", "tmpfs"), ("/home/", "tmpfs")]);
+    c.set("boot_window", "\"1h\"");
+    put(c.image("etc/x"), "image\n");
+    let hanging = Hanging::below(&c);
+    let d = Daemon::start(&c);
+    std::fs::write(d.at(1, "etc/x"), "mine\n").unwrap();
+    assert_eq!(text(d.at(1, "home/early")), "tree\n");
+    hanging.signal(Signal::STOP);
+    let stuck = {
+        let path = d.at(1, "home/late");
+        std::thread::spawn(move || std::fs::read_to_string(path))
+    };
+    let upper = c.tmpfs(1, "etc/x");
+    // The request is on its way when the daemon waits in the litetree.
+    let waits = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", d.pid().as_raw_nonzero()));
+        let calls = tasks
+            .unwrap()
+            .flatten()
+            .map(|task| task.path().join("wchan"));
+        let mut calls = calls.filter_map(|path| std::fs::read_to_string(path).ok());
+        calls.any(|call| call == "request_wait_answer")
+    };
+    eventually("a request hangs", waits);
+    // The hook, which is told, and its second call.
+    for _ in 0..2 {
+        let out = c.run(&["reset", "--on-boot", &c.node(1)]);
+        assert_eq!(out.status.code(), Some(1), "{out:?}");
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(said.contains("has not ended"), "{said}");
+        assert_eq!(d.status_of(1)["state"], "retrying");
+    }
+    assert_eq!(text(&upper), "mine\n", "a request may yet write there");
+    hanging.signal(Signal::CONT);
+    // Its mount is gone, whatever the store says now.
+    stuck.join().unwrap().unwrap_err();
+    eventually("it is served again", || {
+        d.status_of(1)["state"] == "serving"
     });
-    assert!(server.wait().unwrap().success());
+    assert_eq!(text(d.at(1, "etc/x")), "image\n");
+    // That was this boot's.
+    std::fs::write(d.at(1, "etc/x"), "mine\n").unwrap();
+    assert!(
+        c.says(&["reset", "--on-boot", &c.node(1)])
+            .contains("nothing to do")
+    );
+    assert_eq!(text(d.at(1, "etc/x")), "mine\n");
+    drop(d);
+    hanging.end();
 }
 
 /// Descriptors belong to the process, and what many nodes have open is more than it may have.

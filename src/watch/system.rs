@@ -435,7 +435,11 @@ pub(super) fn path_of(object: OwnedFd) -> Res<Vec<u8>> {
             // One page is what the kernel has room for; the rest is found upwards.
             Err(Errno::NAMETOOLONG) => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let parent = rustix::fs::openat(&at, c"..", flags, Mode::empty())?;
+                let parent = match rustix::fs::openat(&at, c"..", flags, Mode::empty()) {
+                    // It lies outside of this mount, which is one of a part of its file system.
+                    Err(Errno::NOENT) => return Ok(Vec::new()),
+                    parent => parent?,
+                };
                 tail.splice(0..0, name_in(&parent, &obj::stat(&at)?)?);
                 tail.insert(0, b'/');
                 at = parent;

@@ -6,6 +6,7 @@
 //! Lock order: `work`, then `inner`. `work` is held across I/O, `inner` never.
 
 mod change;
+mod reset;
 mod status;
 
 use std::path::{Path, PathBuf};
@@ -18,9 +19,9 @@ use parking_lot::{Mutex, MutexGuard};
 use super::export::Exporter;
 use super::{Fleet, changes};
 use crate::config::Config;
-use crate::control::{Boot, Outcome, State};
+use crate::control::{Outcome, State};
 use crate::fleet::build::{self, BuildError};
-use crate::fleet::{Attached, Planned, ResetError, Use, stores};
+use crate::fleet::{Attached, Planned, Use, stores};
 use crate::fs::{Root, View};
 use crate::fuse::{self, Adapter, IoNow, Leave};
 use crate::sys::Errno;
@@ -133,6 +134,8 @@ struct Inner {
     live: Option<Live>,
     /// Sessions of roots that were unmounted while in use.
     detached: Vec<u64>,
+    /// A reset that is to come before the next mount.
+    reset: Option<reset::Waiting>,
     /// We are unmounting it: the session's end is no news.
     leaving: bool,
     sessions: u64,
@@ -159,6 +162,7 @@ impl Node {
             since: SystemTime::now(),
             live: None,
             detached: Vec::new(),
+            reset: None,
             leaving: false,
             sessions: 0,
             tries: 0,
@@ -276,7 +280,7 @@ impl Node {
         if self.inner.lock().live.is_some() {
             return Went::plain(Outcome::Already);
         }
-        match self.try_mount(fleet) {
+        match self.catch_up().and_then(|_| self.try_mount(fleet)) {
             Ok(()) => {
                 // Whoever stops the fleet has passed by here before the root was there.
                 if fleet.is_stopping() {
@@ -498,65 +502,6 @@ impl Node {
                     "somebody still uses the root that was unmounted",
                 )
             }
-        }
-    }
-
-    /// Empties its tmpfs upper; a mounted root only with `force` or for a boot, and it is mounted again.
-    pub(super) fn reset(
-        self: &Arc<Self>,
-        fleet: &Arc<Fleet>,
-        force: bool,
-        boot: Option<&Boot>,
-    ) -> Went {
-        let _work = match self.work() {
-            Ok(work) => work,
-            Err(went) => return went,
-        };
-        let was = self.live();
-        let config = was
-            .as_ref()
-            .map_or_else(|| fleet.config(), |live| live.config.clone());
-        if let Some(boot) = boot {
-            match crate::fleet::reset::is_done(&config, &self.name, boot) {
-                Ok(false) => {}
-                Ok(true) => return Went::says(Outcome::Already, "it was reset for this boot"),
-                Err(error) => return Went::says(Outcome::Failed, error.to_string()),
-            }
-        }
-        if let Some(live) = &was {
-            if !force && boot.is_none() {
-                let mounted = ResetError::Mounted {
-                    node: self.name.clone(),
-                    point: live.point.clone(),
-                };
-                return Went::says(Outcome::Busy, mounted.to_string());
-            }
-            // As in a reboot, nobody keeps what was open: two views would write to one upper.
-            let went = self.leave(Leave::AtOnce);
-            if went.outcome != Outcome::Done {
-                return went;
-            }
-        }
-        let mut emptied = crate::fleet::reset::empty(&config, &self.name);
-        // The next view has the same layers, which would go on with directories that are gone.
-        for layer in was.iter().flat_map(|live| live.view().layers().to_vec()) {
-            layer.let_go_of(b"");
-        }
-        if let (Ok(_), Some(boot)) = (&emptied, boot)
-            && let Err(error) = crate::fleet::reset::note(&config, &self.name, boot)
-        {
-            emptied = Err(error);
-        }
-        if was.is_some() {
-            let again = self.mount_now(fleet);
-            if again.outcome == Outcome::Failed {
-                return again;
-            }
-        }
-        match emptied {
-            Ok(true) => Went::plain(Outcome::Done),
-            Ok(false) => Went::plain(Outcome::Already),
-            Err(error) => Went::says(Outcome::Failed, error.to_string()),
         }
     }
 

@@ -181,25 +181,45 @@ fn hostile_names() {
     }
 }
 
+/// A directory whose path is longer than PATH_MAX, below another one.
+fn deep_below(top: &Path) -> (std::os::fd::OwnedFd, String) {
+    let name = "n".repeat(200);
+    let mut at = fs::File::open(top).map(std::os::fd::OwnedFd::from).unwrap();
+    let mut dirs = Vec::new();
+    for _ in 0..30 {
+        rustix::fs::mkdirat(&at, &*name, Mode::RWXU).unwrap();
+        let flags = rustix::fs::OFlags::DIRECTORY;
+        at = rustix::fs::openat(&at, &*name, flags, Mode::empty()).unwrap();
+        dirs.push(&*name);
+    }
+    let path = dirs.join("/");
+    assert!(path.len() > 4096);
+    (at, path)
+}
+
 #[test]
 fn paths_longer_than_path_max() {
     for bench in Bench::all() {
-        let name = "n".repeat(200);
-        let mut at = fs::File::open(&bench.top)
-            .map(std::os::fd::OwnedFd::from)
-            .unwrap();
-        let mut dirs = Vec::new();
-        for _ in 0..30 {
-            rustix::fs::mkdirat(&at, &*name, Mode::RWXU).unwrap();
-            let flags = rustix::fs::OFlags::DIRECTORY;
-            at = rustix::fs::openat(&at, &*name, flags, Mode::empty()).unwrap();
-            dirs.push(&*name);
-        }
+        let (at, path) = deep_below(&bench.top);
         let root = bench.watcher.watch(&bench.top).unwrap();
         rustix::fs::mkdirat(&at, "deep", Mode::RWXU).unwrap();
-        let expected = format!("{}/deep", dirs.join("/"));
-        assert!(expected.len() > 4096);
+        let expected = format!("{path}/deep");
         assert_eq!(bench.names(root), set([(&expected, Entry, true)]));
+    }
+}
+
+/// Through a mount of a part of the file system nothing leads there.
+#[test]
+fn paths_longer_than_path_max_outside_of_a_bind_mount() {
+    for bench in Bench::all() {
+        fs::create_dir(bench.top.join("part")).unwrap();
+        let bound = Mounted::bind(&bench.top.join("part"));
+        let root = bench.watcher.watch(bound.path()).unwrap();
+        let (at, _) = deep_below(&bench.top);
+        rustix::fs::mkdirat(&at, "deep", Mode::RWXU).unwrap();
+        fs::create_dir(bound.path().join("own")).unwrap();
+        assert_eq!(bench.names(root), set([("own", Entry, true)]));
+        assert_eq!(bench.losses(), []);
     }
 }
 

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# event.sh WORD: what client.py wants done to the server of one-node.sh.
+set -euo pipefail
+. "$(dirname "$0")/one-node.sh"
+ended() { ! pidof statelite; }
+cd $roots/cn1
+case $1 in
+  nothing) ;;
+  # Twice: what the first left in use, the second finds.
+  drop-caches) for _ in 1 2; do sync; echo 2 >/proc/sys/vm/drop_caches; done ;;
+  umount) cd /; statelite umount cn1 ;;
+  # By NFSv3 too the kernel's server keeps what was just used open, for a moment.
+  remount) cd /; patiently 60 statelite umount cn1; statelite mount cn1 ;;
+  restart) cd /; kill "$(pidof statelite)"; patiently 60 ended; serves ;;
+  reload) echo 'ALL,/var/tmp/,persistent' >>/etc/statelite/tables/litefile.csv; statelite reload ;;
+  copy-up) printf 'changed\n' | dd of=var/lib/pattern conv=notrunc status=none ;;
+  rename) mv var/before var/after; mv 'var/dir before' 'var/dir after' ;;
+  reset) cd /; statelite reset --force cn1 ;;
+  remove) rm var/gone; rmdir 'var/gone dir' ;;
+  *) exit 2 ;;
+esac
