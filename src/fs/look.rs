@@ -118,7 +118,15 @@ impl View {
         let layer = self.layer(src);
         let at = self.layer_path(zone, path, src);
         let mut look = if is_mirror(zone) {
-            layer.probe_raw(&at)?.into()
+            let mut look = layer.probe_raw(&at)?.into();
+            if let Look::Object(seen) = &mut look
+                && seen.stat.is_dir()
+            {
+                // The kernel keeps a listing until the time changes (fs/fuse/readdir.c), and a copy
+                // leaves its directory's as it was; nobody can do that to this one.
+                seen.stat.mtime = seen.stat.ctime;
+            }
+            look
         } else {
             self.look_at(layer, &at)?
         };
