@@ -29,6 +29,11 @@ expect "mkinitramfs" unshare -m --propagation private bash -c '
   set -e
   mount -t tmpfs none /boot; echo CONFIG_RD_GZIP=y >"/boot/config-$2"
   mkinitramfs -d "$1/conf" -o "$1/initrd" "$2"' mkinitramfs "$scratch" $version
+without() {
+  local said; said=$(DESTDIR=$scratch/nothing STATELITE=$scratch/no/program "$repo/mount-helpers/initramfs-tools/hooks/statelite" 2>&1) || return 1
+  case $said in *"no $scratch/no/program"*) [ ! -e "$scratch/nothing" ] ;; *) return 1 ;; esac
+}
+expect "initramfs-tools: a machine without the program keeps its initramfs" without
 expect "unmkinitramfs" unmkinitramfs "$scratch/initrd" "$scratch/initramfs-tools"
 tree=$scratch/initramfs-tools; [ ! -d "$tree/main" ] || tree=$tree/main
 has "$tree" initramfs-tools scripts/statelite scripts/statelite-root

@@ -3,7 +3,7 @@
 # dracut module statelite: root=statelite. STATELITE names the binary, STATELITE_ETC configuration and tables.
 
 check() {
-  require_binaries "${STATELITE:-statelite}" || return 1
+  require_binaries "${STATELITE:-/usr/local/sbin/statelite}" || return 1
   # Only where it is asked for, with --add statelite.
   return 255
 }
@@ -14,7 +14,7 @@ installkernel() { instmods fuse nfs nfsv3 nfsv4 ext4 xfs; }
 
 install() {
   local binary etc=${STATELITE_ETC:-/etc/statelite} file
-  binary=$(command -v "${STATELITE:-statelite}")
+  binary=${STATELITE:-/usr/local/sbin/statelite}
   inst_simple "${STATELITE_LIB:-/usr/local/lib/statelite}/node-root.sh" /lib/statelite/node-root.sh
   inst_binary "$binary" /sbin/statelite
   inst_multiple mount mkdir cat tail mount.nfs
