@@ -186,7 +186,8 @@ fn the_service_manager_is_told() {
 #[test]
 fn the_service_manager_is_told_what_a_reload_took_back() {
     const ONE: &str = "STATUS=serving 1 of 2 nodes, 1 unmounted";
-    let c = Cluster::new(&[]);
+    let c = Cluster::new(&[]).of(3);
+    c.table("nodelist", "#node,groups\n%1,compute\n%2,compute\n");
     let d = Daemon::start(&c);
     assert!(c.run(&["umount", &c.node(1)]).status.success());
     d.told(ONE);

@@ -140,7 +140,7 @@ impl View {
                 stat,
             };
             let mut lifetime = for_all;
-            let known = self.enter_new(parent, listed.name, attr.number, new);
+            let known = self.enter_new(parent, listed.name, (dir.pos, attr.number), new);
             if known.is_none() {
                 let here = dir.here(listed.name, attr);
                 let entry = self.enter(parent, listed.name, here)?.0;

@@ -69,7 +69,7 @@ impl View {
                 Node::new(here.pos, here.kind(), source, self.plan)
                     .checked(here.backing(), Checked::now(here.trust))
             };
-            self.enter_new(parent, name, here.attr.number, make)
+            self.enter_new(parent, name, (here.pos, here.attr.number), make)
         });
         if let Some(inode) = first.flatten() {
             return Ok((self.entry_of(&here), inode));
@@ -108,10 +108,10 @@ impl View {
         &self,
         parent: &Arc<Inode>,
         name: &[u8],
-        number: u64,
+        (pos, number): (Pos, u64),
         make: impl FnOnce() -> Node,
     ) -> Option<Arc<Inode>> {
-        if self.held.salted.load(Ordering::Relaxed) {
+        if self.held.salted.load(Ordering::Relaxed) || self.has_moved(pos, number) {
             return None;
         }
         self.held.inodes.remember_new(number, (parent, name), make)
