@@ -5,7 +5,8 @@
 set -euo pipefail
 . "$(dirname "$0")/../lib.sh"
 root; need unshare ip
-dirs=(); while [ "$1" != -- ]; do dirs+=("$(realpath "$1")"); shift; done
+# The scripts and the program, wherever they are: /tmp and /run are its own.
+dirs=("$repo" "$(dirname "$STATELITE")"); while [ "$1" != -- ]; do dirs+=("$(realpath "$1")"); shift; done
 # What it writes is in memory: an overlay can't lie on just any file system, and nobody wants it back.
 # shellcheck disable=SC2016 # for the shell inside
 exec unshare --mount --net --uts --ipc --pid --fork --kill-child --propagation private bash -euc '
