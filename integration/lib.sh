@@ -74,8 +74,8 @@ target() {
   esac
   at_exit unmount "$5"
 }
-# target_off MOUNTPOINT: unmounts, and the daemon has ended when it returns.
-target_off() { umount_soon "$1"; if [ -n "$daemon" ]; then within 20 gone "$daemon" || die "the daemon outlived its mount"; fi; }
+# target_off MOUNTPOINT: unmounts, and the daemon has ended when it returns. Who has just unshared its mounts may keep it for a while.
+target_off() { umount_soon "$1"; if [ -n "$daemon" ]; then within 120 gone "$daemon" || die "the daemon outlived its mount"; fi; }
 gone() { ! kill -0 "$1" 2>/dev/null || grep -q '^State:.*Z' "/proc/$1/status"; }
 rss() { awk '/^VmRSS/ {print $2 " " $3}' "/proc/$1/status"; }
 # tree DIR: one line a path, to be compared.

@@ -288,11 +288,12 @@ impl View {
         layer.note_moved(&numbers)
     }
 
-    /// Records a copy that is about to be made below a directory that has another number than its
-    /// path's, by the node's doing: that may move with all below, and is not looked through then.
+    /// Records a copy that was made below a directory that has another number than its path's, by the
+    /// node's doing: that may move with all below, and is not looked through then. Not before it is
+    /// made: until then the number is that of what is below, and where no copy comes to be, it stays.
     ///
     /// # Errors
-    /// As [`View::note_moved`].
+    /// What the record answers: the copy is there, and is not on record.
     pub(super) fn note_below_own(&self, parent: &Arc<Inode>, here: &Here, upper: u8) -> Res<()> {
         let at_its_path = |dir: &Inode| {
             let path = dir.path().unwrap_or_default();

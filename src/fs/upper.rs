@@ -82,7 +82,6 @@ impl View {
             // A lower layer may have such a name; in this upper it would mean something else.
             return Err(Errno::PERM);
         }
-        self.note_below_own(&link.parent, &here, upper)?;
         // What only the view has can stand where the upper says that it was deleted, before a rule
         // called for it.
         let at = self.rules.zone(here.pos.zone).layer_path(&here.path);
@@ -99,8 +98,9 @@ impl View {
             Ok(())
         };
         match self.with_room(|| self.copy(layer, &here, data, &mut copy)) {
-            // EEXIST: someone else put something there; what it is decides the next look.
-            Ok(()) | Err(Errno::EXIST) => {}
+            Ok(()) => self.note_below_own(&link.parent, &here, upper)?,
+            // Someone else put something there; what it is decides the next look.
+            Err(Errno::EXIST) => {}
             Err(e) => {
                 // If its directory is gone, the next try finds that out.
                 self.dir_gone(parent_path, here.pos, upper);

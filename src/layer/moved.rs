@@ -3,7 +3,8 @@
 //! object, and must not get the same number.
 //!
 //! Owns: the record of an upper, a file in its work directory with eight bytes a number, and what is
-//! known of it. A number is recorded before its copy has the other name, and stays until the upper is
+//! known of it. A number is recorded before its copy has the other name (below a directory that the node
+//! made, which moves with all that it has: right after the copy is made), and stays until the upper is
 //! emptied: one too many costs a newcomer its first number, one too few would give away another's.
 //! May not: know what a number means; have who looks something up wait while another's number is written.
 //!
