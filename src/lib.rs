@@ -13,6 +13,7 @@ pub mod fs;
 pub mod fuse;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod holder;
 pub mod inode;
 pub mod layer;
 pub mod logs;

@@ -111,6 +111,12 @@ impl<'a> Daemon<'a> {
         Pid::from_child(self.child.as_ref().unwrap())
     }
 
+    /// The process that serves.
+    pub fn worker(&self) -> Pid {
+        let pid = self.status()["daemon"]["worker"]["pid"].as_i64().unwrap();
+        Pid::from_raw(pid as i32).unwrap()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
     }

@@ -50,6 +50,11 @@ impl Adapter {
         Adapter { node, ..self }
     }
 
+    /// Counts its requests.
+    pub fn counts(&self) -> Arc<Node> {
+        self.node.clone()
+    }
+
     /// Which way the kernel reads and writes, as it turns out.
     pub fn io(&self) -> Arc<IoNow> {
         self.io.clone()

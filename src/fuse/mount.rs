@@ -52,6 +52,7 @@ pub struct MountPoint {
     session: Session<Adapter>,
     notifier: Notifier,
     io: Arc<IoNow>,
+    interim: std::os::fd::OwnedFd,
 }
 
 /// Mounts; requests wait until [`MountPoint::run`].
@@ -76,6 +77,7 @@ pub fn mount(adapter: Adapter, point: &Path, threads: usize) -> Result<MountPoin
     config.acl = SessionACL::All;
     config.n_threads = Some(threads.max(1));
     config.clone_fd = threads > 1;
+    let interim = device.try_clone().map_err(&refused)?;
     let copy = device.try_clone().map_err(&refused);
     let notifier = match copy {
         Ok(copy) => Notifier::new(copy),
@@ -92,12 +94,34 @@ pub fn mount(adapter: Adapter, point: &Path, threads: usize) -> Result<MountPoin
             session,
             notifier,
             io,
+            interim,
         }),
         Err(error) => {
             unmount(point).map_err(|e| refused(e.into()))?;
             Err(refused(error))
         }
     }
+}
+
+/// INTERIM
+#[derive(Debug)]
+pub struct Left {
+    /// x
+    pub device: std::os::fd::OwnedFd,
+    /// x
+    pub state: std::os::fd::OwnedFd,
+    /// x
+    pub objects: std::collections::BTreeMap<u64, std::os::fd::OwnedFd>,
+}
+
+/// INTERIM
+pub fn adopt(_adapter: Adapter, _left: Left, _threads: usize) -> Result<MountPoint, MountError> {
+    Err(MountError::Kernel { path: "".into(), error: io::ErrorKind::Unsupported.into() })
+}
+
+/// INTERIM
+pub fn check_state(_state: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+    Ok(())
 }
 
 /// Unmounts what is on top at a mount point, unless it is in use; the session then ends.
@@ -159,6 +183,13 @@ impl MountPoint {
     pub fn notifier(&self) -> Notifier {
         self.notifier.clone()
     }
+
+    /// INTERIM
+    pub fn device(&self) -> std::os::fd::BorrowedFd<'_> { std::os::fd::AsFd::as_fd(&self.interim) }
+    /// INTERIM
+    pub fn state(&self) -> std::os::fd::BorrowedFd<'_> { std::os::fd::AsFd::as_fd(&self.interim) }
+    /// INTERIM
+    pub fn goes_on(&self) -> bool { false }
 
     /// Which way the kernel reads and writes, also later.
     pub fn io(&self) -> Arc<IoNow> {

@@ -9,9 +9,12 @@ pub mod creds;
 pub mod dir;
 pub mod fanotify;
 pub mod fusemount;
+pub mod inherit;
 pub mod memory;
 pub mod mountinfo;
 pub mod obj;
+pub mod privileges;
+pub mod threads;
 mod procfs;
 mod xattr;
 

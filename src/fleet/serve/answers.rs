@@ -11,7 +11,7 @@ use super::node::{Node, Went};
 use super::reload::Asked;
 use crate::control::{
     Answer, Ask, Code, Daemon, Done, ElsewhereNode, Explained, NodeDone, NodeShown, PathAnswer,
-    Refusal, Reply, Shown, State, Status, VERSION, unix_seconds,
+    Refusal, Replaced, Reply, Shown, State, Status, VERSION, Worker, unix_seconds,
 };
 use crate::fleet::shown;
 use crate::fuse::Leave;
@@ -85,6 +85,10 @@ impl Fleet {
             }
             Ask::Explain { nodes, paths } => either(self.explain(&nodes, paths)),
             Ask::Show { nodes } => either(self.show(&nodes)),
+            // It needs the caller's own connection.
+            Ask::Upgrade { .. } => {
+                either::<()>(Err(refuse(Code::Garbage, "not asked for this way")))
+            }
         }
     }
 
@@ -162,9 +166,10 @@ impl Fleet {
         });
         Ok(Status {
             daemon: Daemon {
-                pid: std::process::id(),
+                pid: super::control::daemon(),
                 version: env!("CARGO_PKG_VERSION").into(),
-                since: unix_seconds(self.since),
+                since: self.keep.told.since,
+                worker: self.worker(),
                 tables: config.tables.clone(),
                 reloads: self.reloads.load(std::sync::atomic::Ordering::Relaxed),
                 refused: *self.refused.lock(),
@@ -173,6 +178,20 @@ impl Fleet {
             nodes: nodes.collect(),
             elsewhere,
         })
+    }
+
+    fn worker(&self) -> Worker {
+        let told = &self.keep.told;
+        let last = (told.replaced > 0).then(|| Replaced {
+            at: told.last,
+            why: told.why.clone(),
+        });
+        Worker {
+            pid: std::process::id(),
+            since: unix_seconds(self.since),
+            replaced: told.replaced,
+            last,
+        }
     }
 
     /// Of the live views; a node that is not mounted is looked at by whoever asks.
