@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::shared::Shared;
 use crate::fs::Root;
-use crate::metrics::{Address, CacheFigures, Node, Registry, ServeError, Server, Source, WatchFigures};
+use crate::metrics::{
+    Address, CacheFigures, Node, Registry, ServeError, Server, Source, WatchFigures,
+};
 
 /// Counters and the endpoint that tells them, until this is dropped.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ mod reply;
 pub use adapter::Adapter;
 pub use io::IoNow;
 pub use mount::{
-    Leave, Left, MountError, MountPoint, adopt, check_state, clear_dead, mount, mount_id, unmount, unmount_how,
+    Keeper, Leave, Left, MountError, MountPoint, adopt, check_state, clear_dead, mount, mount_id,
+    unmount, unmount_how,
 };
 pub use notify::Notifier;

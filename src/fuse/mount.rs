@@ -104,6 +104,14 @@ pub fn mount(adapter: Adapter, point: &Path, threads: usize) -> Result<MountPoin
 }
 
 /// INTERIM
+pub trait Keeper: Send + Sync {
+    /// x
+    fn keep_object(&self, number: u64, fd: std::os::fd::BorrowedFd<'_>);
+    /// x
+    fn drop_object(&self, number: u64);
+}
+
+/// INTERIM
 #[derive(Debug)]
 pub struct Left {
     /// x
@@ -116,7 +124,10 @@ pub struct Left {
 
 /// INTERIM
 pub fn adopt(_adapter: Adapter, _left: Left, _threads: usize) -> Result<MountPoint, MountError> {
-    Err(MountError::Kernel { path: "".into(), error: io::ErrorKind::Unsupported.into() })
+    Err(MountError::Kernel {
+        path: "".into(),
+        error: io::ErrorKind::Unsupported.into(),
+    })
 }
 
 /// INTERIM
@@ -185,11 +196,19 @@ impl MountPoint {
     }
 
     /// INTERIM
-    pub fn device(&self) -> std::os::fd::BorrowedFd<'_> { std::os::fd::AsFd::as_fd(&self.interim) }
+    pub fn device(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.interim)
+    }
     /// INTERIM
-    pub fn state(&self) -> std::os::fd::BorrowedFd<'_> { std::os::fd::AsFd::as_fd(&self.interim) }
+    pub fn state(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.interim)
+    }
     /// INTERIM
-    pub fn goes_on(&self) -> bool { false }
+    pub fn set_keeper(&self, _keeper: Arc<dyn Keeper>) {}
+    /// INTERIM
+    pub fn goes_on(&self) -> bool {
+        false
+    }
 
     /// Which way the kernel reads and writes, also later.
     pub fn io(&self) -> Arc<IoNow> {

@@ -36,7 +36,10 @@ pub fn is_worker() -> bool {
 
 /// A program's path as procfs shows it, without the word that it has been replaced.
 pub fn without_deleted(path: PathBuf) -> PathBuf {
-    match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+    match path
+        .to_str()
+        .and_then(|path| path.strip_suffix(" (deleted)"))
+    {
         Some(path) => path.into(),
         None => path,
     }
@@ -171,7 +174,9 @@ impl Link {
                     if packet.kind == Some(Kind::NotTaken) {
                         match self.waiting.lock().take() {
                             Some(refused) => refused(packet.text),
-                            None => tracing::error!(why = packet.text, "no other program takes over"),
+                            None => {
+                                tracing::error!(why = packet.text, "no other program takes over")
+                            }
                         }
                     }
                 }

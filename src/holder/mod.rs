@@ -270,7 +270,9 @@ impl Holder {
         while let Some(packet) = self.newcomer.as_mut().and_then(|new| new.worker.says()) {
             match packet.kind {
                 Some(Kind::Fit) => {
-                    let Some(newcomer) = &mut self.newcomer else { return };
+                    let Some(newcomer) = &mut self.newcomer else {
+                        return;
+                    };
                     newcomer.fit = true;
                     match &self.worker {
                         Some(worker) => worker.signal(Signal::KILL),
@@ -396,9 +398,8 @@ impl Holder {
         };
         say(&format!("{why}; the next one starts in {pause:?}"));
         let n = self.deaths;
-        self.manager.tell(format!(
-            "STATUS=a worker is started again, time {n}: {why}"
-        ));
+        self.manager
+            .tell(format!("STATUS=a worker is started again, time {n}: {why}"));
         self.start = Some(now + pause);
         None
     }
@@ -430,7 +431,9 @@ impl Holder {
     }
 
     fn look_at_newcomer(&mut self, now: Instant) {
-        let Some(newcomer) = &mut self.newcomer else { return };
+        let Some(newcomer) = &mut self.newcomer else {
+            return;
+        };
         if let Some(status) = newcomer.worker.ended() {
             let why = how(status);
             self.drop_newcomer(&why);
@@ -441,7 +444,9 @@ impl Holder {
 
     /// It does not take over. (Where the old one was killed for it, that is replaced as always.)
     fn drop_newcomer(&mut self, why: &str) {
-        let Some(mut newcomer) = self.newcomer.take() else { return };
+        let Some(mut newcomer) = self.newcomer.take() else {
+            return;
+        };
         if newcomer.worker.ended().is_none() {
             newcomer.worker.signal(Signal::KILL);
             self.dying.push(newcomer.worker);
@@ -458,8 +463,14 @@ impl Holder {
 
     /// The old worker is gone, and the newcomer goes on.
     fn promote(&mut self) {
-        let Some(newcomer) = self.newcomer.take() else { return };
-        let Newcomer { mut worker, program, .. } = newcomer;
+        let Some(newcomer) = self.newcomer.take() else {
+            return;
+        };
+        let Newcomer {
+            mut worker,
+            program,
+            ..
+        } = newcomer;
         worker.send(Kind::Anew, String::new(), Vec::new());
         give(&self.held, &mut worker, Kind::Go, self.told.write());
         worker.pass_on();

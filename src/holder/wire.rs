@@ -158,7 +158,10 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
     let [byte, text @ ..] = &bytes[..got.bytes] else {
         return Ok(None);
     };
-    if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    if got
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
         return Err(io::ErrorKind::InvalidData.into());
     }
     Ok(Some(Packet {
@@ -237,7 +240,13 @@ mod tests {
         let (worker, holder) = pair();
         let file = tempfile::tempfile().unwrap();
         for n in 0..20 {
-            send(&worker, Kind::Hold, &format!("session/{n}"), &[file.as_fd()]).unwrap();
+            send(
+                &worker,
+                Kind::Hold,
+                &format!("session/{n}"),
+                &[file.as_fd()],
+            )
+            .unwrap();
         }
         send(&worker, Kind::Serves, "", &[]).unwrap();
         drop((worker, file));
@@ -274,7 +283,13 @@ mod tests {
         };
         let read = Told::read(&format!("{}new=1\nrubbish\n", told.write()));
         assert_eq!(read.why, "killed by signal 9 = KILL");
-        assert_eq!(Told { why: told.why.clone(), ..read }, told);
+        assert_eq!(
+            Told {
+                why: told.why.clone(),
+                ..read
+            },
+            told
+        );
     }
 
     #[test]

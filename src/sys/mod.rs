@@ -14,8 +14,8 @@ pub mod memory;
 pub mod mountinfo;
 pub mod obj;
 pub mod privileges;
-pub mod threads;
 mod procfs;
+pub mod threads;
 mod xattr;
 
 pub use rustix::io::Errno;

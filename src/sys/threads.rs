@@ -156,13 +156,17 @@ mod tests {
             }
         }));
         let (piped, three) = spawn(Box::new(move || {
-            std::io::Read::read(&mut &reader, &mut [0]).map(drop).unwrap();
+            std::io::Read::read(&mut &reader, &mut [0])
+                .map(drop)
+                .unwrap();
         }));
         let of = |id: &AtomicU32| others().unwrap().get(&id.load(Ordering::Acquire)).copied();
         let is = |id: &AtomicU32, doing| of(id).is_some_and(|thread| thread.doing == doing);
         eventually("one waits", || is(&waiter, Doing::Waits));
         eventually("one runs", || is(&runner, Doing::Runs));
-        eventually("and its time is counted", || of(&runner).is_some_and(|t| t.user > 2));
+        eventually("and its time is counted", || {
+            of(&runner).is_some_and(|t| t.user > 2)
+        });
         let in_pipe = || is(&piped, Doing::Unknown) && of(&piped).is_some_and(|t| t.waits > 0);
         eventually("one reads a pipe", in_pipe);
         stop.store(true, Ordering::Release);
@@ -181,7 +185,13 @@ mod tests {
         assert_eq!(doing(""), Doing::Unknown);
         let futex = format!("{} 0x1 0x2\n", libc::SYS_futex);
         assert_eq!(doing(&futex), Doing::Waits);
-        assert_eq!(doing(&format!("{} 0x3\n", libc::SYS_openat)), Doing::Unknown);
-        assert_eq!(doing(&format!("{} 0xffffff\n", libc::SYS_read)), Doing::Unknown);
+        assert_eq!(
+            doing(&format!("{} 0x3\n", libc::SYS_openat)),
+            Doing::Unknown
+        );
+        assert_eq!(
+            doing(&format!("{} 0xffffff\n", libc::SYS_read)),
+            Doing::Unknown
+        );
     }
 }

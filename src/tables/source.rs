@@ -160,7 +160,10 @@ mod tests {
         std::fs::write(dir.path().join("more.csv"), "").unwrap();
         assert_eq!(frozen.list().unwrap(), ["myown", "site"]);
         let raw = frozen.read("site").unwrap().unwrap();
-        assert_eq!((raw.bytes, raw.file), (b"site.csv".into(), source.file("site")));
+        assert_eq!(
+            (raw.bytes, raw.file),
+            (b"site.csv".into(), source.file("site"))
+        );
         assert!(frozen.read("more").unwrap().is_none());
         assert!(CsvDir::new("/nonexistent").list().is_err());
     }

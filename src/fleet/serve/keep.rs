@@ -64,15 +64,15 @@ pub(super) struct SessionKeys {
     key: String,
 }
 
-impl SessionKeys {
-    /// Has an object without a name held.
-    pub(super) fn hold(&self, number: u64, object: BorrowedFd<'_>) -> io::Result<()> {
+impl crate::fuse::Keeper for SessionKeys {
+    fn keep_object(&self, number: u64, object: BorrowedFd<'_>) {
         let key = format!("{}object/{number}", self.key);
-        self.link.hold(&[(&key, object)])
+        if let Err(error) = self.link.hold(&[(&key, object)]) {
+            tracing::error!(key, %error, "an object without a name is not held");
+        }
     }
 
-    /// Lets go of one.
-    pub(super) fn let_go(&self, number: u64) {
+    fn drop_object(&self, number: u64) {
         self.link.let_go(&format!("{}object/{number}", self.key));
     }
 }
@@ -345,8 +345,13 @@ fn sessions(link: &Link, given: Given) -> (BTreeMap<String, Vec<Left>>, u64) {
         let mount_id = session.mount_id;
         let key = format!("{PRECIOUS}{node}/{n}@{mount_id}/");
         let source = format!("statelite:{node}");
-        let mount = mounts.get(&mount_id).filter(|mount| *mount.source == *source);
-        let Some((device, state)) = session.device.zip(session.state).filter(|(device, _)| is_alive(device))
+        let mount = mounts
+            .get(&mount_id)
+            .filter(|mount| *mount.source == *source);
+        let Some((device, state)) = session
+            .device
+            .zip(session.state)
+            .filter(|(device, _)| is_alive(device))
         else {
             link.let_go(&key);
             continue;
@@ -388,7 +393,12 @@ mod tests {
     fn keys_are_understood() {
         let key = "session/cn1/3@77/object/12";
         assert_eq!(parts(key), Some(("cn1", 3, 77, "object/12")));
-        for other in ["snapshot", "session/cn1", "session/cn1/3/device", "session/a/x@1/state"] {
+        for other in [
+            "snapshot",
+            "session/cn1",
+            "session/cn1/3/device",
+            "session/a/x@1/state",
+        ] {
             assert_eq!(parts(other), None, "{other}");
         }
     }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::node::{Fault, Wanted};
+use super::snapshot::Snapshot;
 use crate::config::Config;
 use crate::fleet::{Plan, PlanError, plan};
-use super::snapshot::Snapshot;
 use crate::tables::{Elsewhere, Origin, Problem, Severity, Tables, TablesError};
 
 /// What the command line said; it holds over every reload.

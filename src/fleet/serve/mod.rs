@@ -163,10 +163,21 @@ fn metrics(config: &Config, shared: &Shared, keep: &Arc<Keep>) -> Option<Metrics
         .ok()?;
     let (replaced, since) = (keep.told.replaced, unix_seconds(SystemTime::now()));
     metrics.source(move |text: &mut Text| {
-        let help = "How often the process that serves was replaced by another, since the daemon runs.";
-        text.single("statelite_worker_replacements_total", Kind::Counter, help, replaced);
+        let help =
+            "How often the process that serves was replaced by another, since the daemon runs.";
+        text.single(
+            "statelite_worker_replacements_total",
+            Kind::Counter,
+            help,
+            replaced,
+        );
         let help = "When the process that serves was started, in seconds since 1970.";
-        text.single("statelite_worker_start_time_seconds", Kind::Gauge, help, since);
+        text.single(
+            "statelite_worker_start_time_seconds",
+            Kind::Gauge,
+            help,
+            since,
+        );
     });
     Some(metrics)
 }
@@ -295,8 +306,10 @@ impl Fleet {
         let fleet = self.clone();
         let stopping = self.keep.told.stopping;
         // Those first that programs may be waiting for.
-        let (mut nodes, others): (Vec<_>, Vec<_>) =
-            self.nodes().into_iter().partition(|node| left.contains(&node.name));
+        let (mut nodes, others): (Vec<_>, Vec<_>) = self
+            .nodes()
+            .into_iter()
+            .partition(|node| left.contains(&node.name));
         if !stopping {
             nodes.extend(others.into_iter().filter(|node| !node.stays_unmounted()));
         }

@@ -274,7 +274,11 @@ impl Node {
         };
         while let Some(left) = self.keep.take(&self.name, false) {
             if let Err(Fault { why, .. }) = self.go_on(fleet, left) {
-                tracing::warn!(node = self.name, why, "a root that was unmounted and is in use ends");
+                tracing::warn!(
+                    node = self.name,
+                    why,
+                    "a root that was unmounted and is in use ends"
+                );
             }
         }
         self.mount_now(fleet)

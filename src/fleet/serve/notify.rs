@@ -30,7 +30,8 @@ impl Manager {
     pub(super) fn reloading(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let now = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000;
-        self.link.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+        self.link
+            .tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
     }
 
     /// The end begins.

@@ -122,7 +122,11 @@ impl Pulse {
     }
 
     fn sessions(&self) -> Vec<Arc<metrics::Node>> {
-        self.sessions.lock().iter().filter_map(Weak::upgrade).collect()
+        self.sessions
+            .lock()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
     }
 }
 
@@ -210,8 +214,14 @@ mod tests {
         let before = thread(Doing::Runs, 100, 10, 5);
         let now = |user, system, waits| thread(Doing::Runs, user, system, waits);
         assert!(!may_answer(&before, &now(300, 10, 5)), "it spins");
-        assert!(may_answer(&before, &now(250, 60, 5)), "the kernel copies for it");
-        assert!(may_answer(&before, &now(300, 10, 6)), "it has waited for something");
+        assert!(
+            may_answer(&before, &now(250, 60, 5)),
+            "the kernel copies for it"
+        );
+        assert!(
+            may_answer(&before, &now(300, 10, 6)),
+            "it has waited for something"
+        );
         assert!(may_answer(&before, &now(100, 10, 5)), "it had no CPU");
         let waits = thread(Doing::Waits, 100, 10, 9);
         assert!(!may_answer(&before, &waits));

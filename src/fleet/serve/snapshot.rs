@@ -89,9 +89,19 @@ impl Snapshot {
     pub(super) fn store(&self) -> io::Result<OwnedFd> {
         let mut bytes = MAGIC.to_vec();
         if let Some((file, text)) = &self.config {
-            record(&mut bytes, CONFIG, file.as_os_str().as_bytes(), text.as_bytes());
+            record(
+                &mut bytes,
+                CONFIG,
+                file.as_os_str().as_bytes(),
+                text.as_bytes(),
+            );
         }
-        record(&mut bytes, PLACE, self.tables.place.as_os_str().as_bytes(), b"");
+        record(
+            &mut bytes,
+            PLACE,
+            self.tables.place.as_os_str().as_bytes(),
+            b"",
+        );
         for (name, table) in &self.tables.tables {
             let (kind, contents) = match &table.bytes {
                 Ok(contents) => (TABLE, contents.as_slice()),
@@ -212,13 +222,22 @@ mod tests {
             },
         };
         let tables = &mut snapshot.tables.tables;
-        tables.insert("site".into(), table("/t/site.csv", Ok(b"#key\n\xff,\0".into())));
-        tables.insert("hosts".into(), table("/t/hosts.csv", Err("no right".into())));
+        tables.insert(
+            "site".into(),
+            table("/t/site.csv", Ok(b"#key\n\xff,\0".into())),
+        );
+        tables.insert(
+            "hosts".into(),
+            table("/t/hosts.csv", Err("no right".into())),
+        );
         let memory = snapshot.store().unwrap();
         assert_eq!(Snapshot::load(&memory).unwrap(), snapshot);
         assert_eq!(Snapshot::load(&memory).unwrap(), snapshot, "again");
         let options = ServeOptions::default();
-        assert_eq!(snapshot.config(&options).unwrap().tables, PathBuf::from("/t"));
+        assert_eq!(
+            snapshot.config(&options).unwrap().tables,
+            PathBuf::from("/t")
+        );
 
         let bytes = of_memory(&memory).unwrap();
         for cut in MAGIC.len() + 1..bytes.len() {

@@ -21,7 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl Fleet {
     /// Has a program take over. Where it does, this process ends and that one answers the caller;
     /// so what is returned is why it does not.
-    pub(super) fn upgrade(self: &Arc<Self>, program: Option<PathBuf>, caller: &UnixStream) -> Vec<u8> {
+    pub(super) fn upgrade(
+        self: &Arc<Self>,
+        program: Option<PathBuf>,
+        caller: &UnixStream,
+    ) -> Vec<u8> {
         let (Err(why) | Ok(why)) = self.try_upgrade(program, caller);
         tracing::error!(why, "no other program takes over");
         line(Answer::<()>::Error(refuse(Code::Failed, why)))
@@ -67,7 +71,8 @@ impl Fleet {
                 pid: std::process::id(),
             })),
             Some(why) => {
-                let message = format!("it took over and failed: {why}; the one before it serves again");
+                let message =
+                    format!("it took over and failed: {why}; the one before it serves again");
                 line(Answer::<()>::Error(Refusal {
                     code: Code::Failed,
                     message,

@@ -36,7 +36,12 @@ impl Node {
     }
 
     /// What serves a root: an adapter over the view that the tables want.
-    fn adapter(&self, fleet: &Fleet, planned: &Planned, config: &Config) -> Result<(Arc<Root>, Adapter), Fault> {
+    fn adapter(
+        &self,
+        fleet: &Fleet,
+        planned: &Planned,
+        config: &Config,
+    ) -> Result<(Arc<Root>, Adapter), Fault> {
         let prepared = build::prepared(planned, config, Use::Mount, &fleet.shared)?;
         let built = prepared.view()?;
         fleet.tell(&built.problems);
@@ -75,7 +80,9 @@ impl Node {
                 return Err(failed("looking at the mounted root", &error));
             }
         };
-        let held = self.keep.hold(&self.name, mount_id, mounted.device(), mounted.state());
+        let held = self
+            .keep
+            .hold(&self.name, mount_id, mounted.device(), mounted.state());
         let keys = match held {
             Ok(keys) => Arc::new(keys),
             Err(error) => {
@@ -121,7 +128,10 @@ impl Node {
         let counts = adapter.counts();
         let keys = Arc::new(self.keep.keys_of(&left));
         let (live, mount_id) = (left.point.is_some(), left.mount_id);
-        let point = left.point.clone().unwrap_or_else(|| config.root.join(&self.name));
+        let point = left
+            .point
+            .clone()
+            .unwrap_or_else(|| config.root.join(&self.name));
         let mounted = match fuse::adopt(adapter, left.into_parts(), config.threads) {
             Ok(mounted) => mounted,
             Err(error) => {
@@ -172,6 +182,7 @@ impl Node {
         } = ready;
         fleet.pulse.add(&counts);
         let goes_on = mounted.goes_on();
+        mounted.set_keeper(keys.clone());
         let notifier = mounted.notifier();
         let attached = Arc::new(fleet.shared.attach(root, point.clone(), notifier));
         let (running, ended) = bounded(0);
@@ -236,12 +247,7 @@ impl Node {
         }
     }
 
-    fn session_ended(
-        self: &Arc<Self>,
-        fleet: &Arc<Fleet>,
-        session: u64,
-        ended: io::Result<()>,
-    ) {
+    fn session_ended(self: &Arc<Self>, fleet: &Arc<Fleet>, session: u64, ended: io::Result<()>) {
         let mut inner = self.inner.lock();
         inner.detached.retain(|detached| *detached != session);
         if inner
