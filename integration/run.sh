@@ -24,6 +24,7 @@ else step "cargo test" cargo test --locked --no-fail-fast; fi
 # Each once, to see that they work: figures are made by make bench and make bench-mounts.
 step "criterion" cargo test --locked --bench rules --bench cache --bench view --bench metrics
 [ "$kind" = overlayfs ] || for b in benches/mounts/*.sh; do [ ! -x "$b" ] || step "$(basename "$b" .sh), quick" env QUICK=1 "$b"; done
+step "cargo model" integration/model.sh
 step "fuzz" integration/fuzz.sh
 step "mount.statelite" integration/mount-helper.sh
 step "initramfs" integration/initramfs.sh

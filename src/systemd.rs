@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -60,7 +59,7 @@ pub fn mount_unit(path: &Path) -> String {
             b'.' if i > 0 => name.push('.'),
             b'_' | b':' => name.push(byte.into()),
             _ if byte.is_ascii_alphanumeric() => name.push(byte.into()),
-            _ => write!(name, "\\x{byte:02x}").unwrap_or_default(),
+            _ => name.push_str(&format!("\\x{byte:02x}")),
         }
     }
     if name.is_empty() {
@@ -69,16 +68,17 @@ pub fn mount_unit(path: &Path) -> String {
     name + ".mount"
 }
 
-/// A drop-in that has a unit wait for what fstab mounts at or above the directories that it needs;
-/// `None` where fstab mounts none of them. It wants them and does not require them: a layer that is
+/// A drop-in that has a unit wait for what fstab mounts at or above the directories that it needs, the
+/// unit itself aside; `None` where fstab mounts none of them. It wants them and does not require them: a layer that is
 /// missing is told by the node that misses it, and stops no other.
-pub fn drop_in(needs: &BTreeSet<PathBuf>, fstab: &[FstabLine]) -> Option<String> {
+pub fn drop_in(unit: &str, needs: &BTreeSet<PathBuf>, fstab: &[FstabLine]) -> Option<String> {
     let is_needed = |point: &Path| needs.iter().any(|dir| dir.starts_with(point));
     let units: BTreeSet<String> = fstab
         .iter()
         // The root is mounted before anything of this.
         .filter(|line| line.point != Path::new("/") && is_needed(&line.point))
         .map(|line| mount_unit(&line.point))
+        .filter(|mount| mount != unit)
         .collect();
     if units.is_empty() {
         return None;
@@ -139,7 +139,7 @@ mod tests {
         );
         let needs: [PathBuf; 2] = ["/install/netboot".into(), "/net/h/x/node".into()];
         assert_eq!(
-            drop_in(&needs.into(), &fstab)
+            drop_in("x.service", &needs.into(), &fstab)
                 .unwrap()
                 .lines()
                 .skip(1)
@@ -152,6 +152,9 @@ mod tests {
                 "After=net-h-x.mount",
             ]
         );
-        assert_eq!(drop_in(&["/elsewhere".into()].into(), &fstab), None);
+        assert_eq!(
+            drop_in("x.service", &["/elsewhere".into()].into(), &fstab),
+            None
+        );
     }
 }

@@ -108,6 +108,8 @@ class Lab:
 
     lower = upper = work = view = kernel = ""
     start = time.time() - 1
+    # What is a step.
+    calls, is_step = CALLS, staticmethod(changes)
 
     def __init__(self, top, lower):
         Lab.lower, Lab.upper, Lab.work = lower, top + "/upper", top + "/work"
@@ -158,7 +160,7 @@ class Lab:
         self.daemon = None
 
     def start_strace(self, *inject):
-        command = ["strace", "-f", "-s", "300", "-o", self.trace, "-e", "trace=" + ",".join("?" + c for c in CALLS), "-e", "signal=none"]
+        command = ["strace", "-f", "-s", "300", "-o", self.trace, "-e", "trace=" + ",".join("?" + c for c in self.calls), "-e", "signal=none"]
         self.strace = subprocess.Popen([*command, *inject, "-p", str(self.daemon.pid)], stderr=subprocess.PIPE, text=True)
         line = self.strace.stderr.readline()
         must("attached" in line, f"strace: {line}{self.strace.stderr.read() if 'attached' not in line else ''}")
@@ -179,10 +181,14 @@ class Lab:
                     counts[thread, call[0]] = counts.get((thread, call[0]), 0) + 1
                     # Of a process that was killed, strace shows the first thread in the call that another one died in.
                     shadow = steps and thread != last and not re.search(r"\)\s+= ", line) and same_step(line) == same_step(steps[-1][2])
-                    if changes(line) and not shadow:
+                    if self.is_step(line) and not shadow and self.serves(thread):
                         steps.append((call[0], counts[thread, call[0]], line))
                         last = thread
         return steps
+
+    def serves(self, _thread):
+        """Do this thread's calls count?"""
+        return True
 
     def as_kernel_shows(self):
         run("mount", "-t", "overlay", "overlay", "-o", f"ro,lowerdir={self.upper}:{self.lower}", self.kernel)
@@ -366,28 +372,39 @@ class Case:
         self.finish(state)
 
 
+class Checks:
+    """What was checked so far."""
+
+    def __init__(self, lab):
+        self.lab, self.passed, self.failed = lab, 0, 0
+
+    def check(self, name, work, *args):
+        try:
+            result = work(*args)
+            self.passed += 1
+            return result
+        except (Failed, RuntimeError, OSError, subprocess.TimeoutExpired) as e:
+            print(f"FAIL  {name}: {e}", flush=True)
+            self.failed += 1
+        finally:
+            self.lab.off()
+
+    def end(self, what):
+        print(f"{what}: {self.passed} passed, {self.failed} failed")
+        sys.exit(1 if self.failed else 0)
+
+
 def main():
     fs, top, lower, errors, *pattern = sys.argv[1:]
     os.umask(0o022)
     lab = Lab(top, lower)
-    passed = failed = all_steps = 0
-
-    def check(name, work, *args):
-        nonlocal passed, failed
-        try:
-            result = work(*args)
-            passed += 1
-            return result
-        except (Failed, RuntimeError, OSError, subprocess.TimeoutExpired) as e:
-            print(f"FAIL  {name}: {e}", flush=True)
-            failed += 1
-        finally:
-            lab.off()
+    checks, all_steps = Checks(lab), 0
+    check = checks.check
 
     for name, prepare, operation in OPERATIONS:
         if not re.search(pattern[0] if pattern else "", name):
             continue
-        begun, was = time.time(), failed
+        begun, was = time.time(), checks.failed
         case = Case(lab, prepare, operation)
         steps = check(f"{fs}, {name}", case.plain) or []
         for at, (call, _, line) in enumerate(steps):
@@ -396,10 +413,10 @@ def main():
             for error in errors.split(","):
                 check(f"{where}, {error}", case.failing, steps, at, error)
         all_steps += len(steps)
-        if failed == was:
+        if checks.failed == was:
             print(f"ok    {fs}, {name}: {len(steps)} steps, {time.time() - begun:.1f} s", flush=True)
-    print(f"every step, {fs}, {all_steps} of them: {passed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
+    checks.end(f"every step, {fs}, {all_steps} of them")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -122,6 +122,41 @@ def nothing(_upper):
     pass
 
 
+def content(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def listed(path):
+    """What ls -l reads."""
+    return sorted((e.name, e.stat(follow_symlinks=False).st_mode) for e in os.scandir(path))
+
+
+def attributes(path):
+    return {n: os.getxattr(path, n, follow_symlinks=False) for n in os.listxattr(path, follow_symlinks=False)}
+
+
+def described(path):
+    st = os.lstat(path)
+    return st.st_mode, st.st_uid, st.st_gid, st.st_size
+
+
+# The same, of operations that change nothing and return what they read.
+READINGS = [
+    ("read of a file", nothing, lambda v: content(v + "/rich")),
+    ("read of a copied-up file", copied, lambda v: content(v + "/file")),
+    ("stat deep below", nothing, lambda v: described(v + "/a/b/c/file")),
+    ("listing of a lower directory", nothing, lambda v: listed(v + "/inherit")),
+    ("listing of a merged directory", inheriting, lambda v: listed(v + "/inherit")),
+    ("listing of an opaque directory", lambda u: upper_dir(u + "/holds", "n", opaque=True), lambda v: listed(v + "/holds")),
+    ("reading a symlink", nothing, lambda v: os.readlink(v + "/link")),
+    ("attributes of a lower file", nothing, lambda v: attributes(v + "/rich")),
+    ("attributes of a directory", inheriting, lambda v: attributes(v + "/inherit")),
+    ("an absence", nothing, lambda v: os.path.lexists(v + "/a/b/nothing")),
+    ("a deleted name", inheriting, lambda v: os.path.lexists(v + "/inherit/gone")),
+    ("the size of the file system", nothing, lambda v: os.statvfs(v + "/a").f_frsize),
+]
+
 # name, what the upper has before it, the operation
 OPERATIONS = [
     ("copy-up of a file", nothing, opened("/rich", os.O_WRONLY)),

@@ -426,20 +426,24 @@ fn capabilities_go_at_a_write(store: Store) {
 }
 
 fn capabilities_of_a_file_that_is_still_open_as_it_was_made(store: Store) {
-    let ov = Overlay::new(store, |_| {});
+    let ov = Overlay::new(store, |l| write(l.join("below"), "x").unwrap());
     let name = "security.capability";
-    let file = create(ov.at("f"), 0o777).unwrap();
-    pwrite(&file, 0, "x").unwrap();
-    let changes: [&dyn Fn(); 2] = [&|| pwrite(&file, 0, "y").unwrap(), &|| {
-        lchown(ov.at("f"), Some(1000), None).unwrap();
-    }];
-    for takes_it in changes {
-        fails!(getx(ov.at("f"), name), NODATA);
-        setx(ov.at("f"), name, capability(1)).unwrap();
-        assert_eq!(getx(ov.at("f"), name).unwrap(), capability(1));
-        takes_it();
-        fails!(getx(ov.at("f"), name), NODATA);
-        fails!(getx(ov.up("f"), name), NODATA);
+    let made = create(ov.at("f"), 0o777).unwrap();
+    // Opened, it is a copy that no attribute came along with.
+    let copied = open_rw(ov.at("below")).unwrap();
+    for (at, file) in [("f", made), ("below", copied)] {
+        pwrite(&file, 0, "x").unwrap();
+        let changes: [&dyn Fn(); 2] = [&|| pwrite(&file, 0, "y").unwrap(), &|| {
+            lchown(ov.at(at), Some(1000), None).unwrap();
+        }];
+        for takes_it in changes {
+            fails!(getx(ov.at(at), name), NODATA);
+            setx(ov.at(at), name, capability(1)).unwrap();
+            assert_eq!(getx(ov.at(at), name).unwrap(), capability(1));
+            takes_it();
+            fails!(getx(ov.at(at), name), NODATA);
+            fails!(getx(ov.up(at), name), NODATA);
+        }
     }
 }
 

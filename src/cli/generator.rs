@@ -56,11 +56,7 @@ fn write(
     needs: &BTreeSet<PathBuf>,
     fstab: &[FstabLine],
 ) -> Result<(), Failure> {
-    let others = fstab
-        .iter()
-        .filter(|line| systemd::mount_unit(&line.point) != unit);
-    let others: Vec<FstabLine> = others.cloned().collect();
-    let Some(text) = systemd::drop_in(needs, &others) else {
+    let Some(text) = systemd::drop_in(unit, needs, fstab) else {
         return Ok(());
     };
     let dir = dir.join(format!("{unit}.d"));

@@ -4,7 +4,6 @@
 //!
 //! Whatever is not so is left to `resolve`, which says the same of such a directory, name by name.
 
-use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,17 +40,8 @@ impl Alone<'_> {
     }
 
     fn here(&self, name: &[u8], attr: Attr) -> Here {
-        Here {
-            path: join(self.path, name),
-            pos: self.pos,
-            source: self.source(attr.stat.kind()),
-            attr,
-            fd: OnceCell::new(),
-            open: None,
-            upper: None,
-            target: None,
-            trust: self.trust,
-        }
+        let source = self.source(attr.stat.kind());
+        Here::below(join(self.path, name), self.pos, source, attr, self.trust)
     }
 }
 
@@ -143,7 +133,7 @@ impl View {
             let known = self.enter_new(parent, listed.name, (dir.pos, attr.number), new);
             if known.is_none() {
                 let here = dir.here(listed.name, attr);
-                let entry = self.enter(parent, listed.name, here)?.0;
+                let entry = self.enter_closely(parent, listed.name, here)?.0;
                 (attr, lifetime) = (entry.attr, entry.lifetime);
             }
             let entry = DirEntry {

@@ -158,6 +158,14 @@ struct Counted {
     keeps_cache: bool,
 }
 
+/// A descriptor of the file that is opened.
+#[derive(Clone, Copy)]
+pub(super) struct Handed<'f> {
+    pub(super) fd: &'f OwnedFd,
+    /// It is open for writing itself.
+    pub(super) writes: bool,
+}
+
 /// What an open is of.
 struct Wish {
     /// The layer's file, if it is one.
@@ -195,8 +203,8 @@ impl View {
         }
     }
 
-    /// Counts an open of what was found, and settles which way it goes. `fd` is what the kernel is
-    /// handed where it has to be.
+    /// Counts an open of what was found, and settles which way it goes. `handed` is what the kernel
+    /// gets where it has to be handed the file.
     ///
     /// # Errors
     /// `EINVAL` for O_DIRECT that the layer's file system does not have; `ESTALE` where the kernel has another file open by this number: that one has lost its name
@@ -207,7 +215,7 @@ impl View {
         here: &Here,
         how: OpenHow,
         register: Register<'_>,
-        fd: &OwnedFd,
+        handed: Handed<'_>,
     ) -> Res<Entered> {
         let mut wish = Wish {
             file: self.file_of(inode, here),
@@ -227,7 +235,7 @@ impl View {
             Some(counted) => counted,
             None => {
                 // Two who come at once both hand it to the kernel, and one of them in vain.
-                let backing = self.backing(here, &wish, register, fd)?;
+                let backing = self.backing(here, &wish, register, handed)?;
                 wish.through = false;
                 let mut way = inode.data.way.lock();
                 let entered = way.get_or_insert_default().enter(&wish, backing);
@@ -251,7 +259,7 @@ impl View {
             maps: wish.maps,
         };
         if entered.backing.is_some() {
-            allow_direct(fd, how)?;
+            allow_direct(handed.fd, how)?;
         }
         Ok(entered)
     }
@@ -261,7 +269,7 @@ impl View {
         here: &Here,
         wish: &Wish,
         register: Register<'_>,
-        fd: &OwnedFd,
+        Handed { fd, writes }: Handed<'_>,
     ) -> Res<Option<Backing>> {
         let Some(file) = wish.file else {
             return Ok(None);
@@ -286,12 +294,8 @@ impl View {
             None => register(fd.as_fd(), file.0),
         };
         // Open for writing it would be in the way of mount(2), MS_RDONLY, and of execve(2).
-        let only_read = || {
-            let flags = rustix::fs::fcntl_getfl(fd)?;
-            Ok::<_, Errno>(flags.contains(OFlags::PATH) || (flags & OFlags::ACCMODE).is_empty())
-        };
         if let (Some(kept), Some(backing)) = (kept, &backing)
-            && only_read()?
+            && !writes
         {
             kept.put(file, backing.clone());
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
-use super::backing::{Register, by_daemon};
+use super::backing::{Handed, Register, by_daemon};
 use super::open::{OpenFile, Opened, Served};
 use super::resolve::{Here, Outcome, join};
 use super::upper::Data;
@@ -196,7 +196,11 @@ impl View {
             self.keep_handless(&inode, file, epoch);
             return Ok((entry, Opened::without_handle()));
         }
-        match self.enter_open(&inode, &here, how, register, &file) {
+        let handed = Handed {
+            fd: &file,
+            writes: true,
+        };
+        match self.enter_open(&inode, &here, how, register, handed) {
             Ok(entered) => {
                 let file = Served::file(Arc::new(file));
                 let opened = self.opened(OpenFile::new(entered, how, file, epoch));

@@ -1,7 +1,6 @@
 //! OPENDIR, READDIR, READDIRPLUS: the union of a directory's layers as a snapshot with cookies
 //! that hold at any time.
 
-use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -195,20 +194,11 @@ impl View {
         } else {
             Source::Empty
         };
-        Here {
-            path,
-            pos,
-            source,
-            attr,
-            fd: OnceCell::new(),
-            open: None,
-            upper: None,
-            target: None,
-            trust: Trust {
-                lasting: false,
-                generation: self.generation(),
-            },
-        }
+        let trust = Trust {
+            lasting: false,
+            generation: self.generation(),
+        };
+        Here::below(path, pos, source, attr, trust)
     }
 
     /// "." and ".."; true where no more fits.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::lookup::MAX_SALT;
+use super::lookup::{MAX_SALT, numbers_of};
 use super::node::Srcs;
 use super::resolve::{Here, Outcome, join};
 use super::{Entry, Inode, View};
@@ -305,7 +305,7 @@ impl View {
 
     /// What is there only because rules call for it: their own paths, and what leads to them.
     fn guess_rules(&self, number: u64, look: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        let is_it = |path: &[u8]| (0..MAX_SALT).any(|salt| id::of_path(path, salt) == number);
+        let is_it = |path: &[u8]| numbers_of(path).any(|salted| salted == number);
         let mut last = Vec::new();
         for zone in self.rules.zones() {
             let path = self.rules.path(zone);
@@ -405,7 +405,9 @@ impl View {
         let first = here.attr.number;
         let is_its = first == number
             || first == id::of_path(&here.path, 0)
-                && (1..MAX_SALT).any(|salt| id::of_path(&here.path, salt) == number);
+                && numbers_of(&here.path)
+                    .skip(1)
+                    .any(|salted| salted == number);
         is_its && !self.is_taken(here, number)
     }
 }

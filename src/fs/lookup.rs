@@ -17,6 +17,11 @@ use crate::sys::{Errno, Res};
 /// So many numbers may be tried for a path.
 pub(super) const MAX_SALT: u32 = 8;
 
+/// The numbers that what lies at a path below may have, the first choice first.
+pub(super) fn numbers_of(path: &[u8]) -> impl Iterator<Item = u64> {
+    (0..MAX_SALT).map(|salt| id::of_path(path, salt))
+}
+
 impl View {
     /// A name in a directory that is there; as [`View::answer`].
     ///
@@ -61,7 +66,7 @@ impl View {
         &self,
         parent: &Arc<Inode>,
         name: &[u8],
-        mut here: Here,
+        here: Here,
     ) -> Res<(Entry, Arc<Inode>)> {
         let first = here.upper.is_none().then(|| {
             let make = || {
@@ -71,9 +76,34 @@ impl View {
             };
             self.enter_new(parent, name, (here.pos, here.attr.number), make)
         });
-        if let Some(inode) = first.flatten() {
-            return Ok((self.entry_of(&here), inode));
+        match first.flatten() {
+            Some(inode) => {
+                let entry = self.entry_of(&here);
+                self.keep_last(here);
+                Ok((entry, inode))
+            }
+            None => self.enter_closely(parent, name, here),
         }
+    }
+
+    /// What was just opened to be looked at may be copied up next.
+    fn keep_last(&self, here: Here) {
+        if here.kind() == libc::S_IFREG
+            && let Some(src) = here.top()
+            && self.writable(here.pos).is_ok()
+            && let Some(fd) = here.fd.into_inner().and_then(Arc::into_inner)
+        {
+            self.layer(src).keep_last(fd, &here.attr.stat);
+        }
+    }
+
+    /// As [`View::enter`], of what [`View::enter_new`] does not count.
+    pub(super) fn enter_closely(
+        &self,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        mut here: Here,
+    ) -> Res<(Entry, Arc<Inode>)> {
         let mut number = self.number_of(&here);
         if let Some(known) = self.held.inodes.get(number)
             && self.displace(&known, Some(&here))
@@ -252,8 +282,8 @@ impl View {
         if free(&first) {
             return first;
         }
-        let mut salts = (1..MAX_SALT).map(|salt| id::of_path(&here.path, salt));
-        salts.find(free).unwrap_or(first)
+        let mut others = numbers_of(&here.path).skip(1);
+        others.find(free).unwrap_or(first)
     }
 
     /// Has a copy taken this number to another path than the one where something was found?
@@ -295,15 +325,13 @@ impl View {
     /// # Errors
     /// What the record answers: the copy is there, and is not on record.
     pub(super) fn note_below_own(&self, parent: &Arc<Inode>, here: &Here, upper: u8) -> Res<()> {
-        let at_its_path = |dir: &Inode| {
-            let path = dir.path().unwrap_or_default();
-            (0..MAX_SALT).any(|salt| id::of_path(&path, salt) == dir.number)
-        };
+        let mut path = parent.path().unwrap_or_default();
         let mut above = Some(parent.clone());
         while let Some(dir) = above.filter(|dir| dir.number != id::ROOT) {
-            if !at_its_path(&dir) {
+            if numbers_of(&path).all(|number| number != dir.number) {
                 return self.layers[upper as usize].note_moved(&[here.attr.number]);
             }
+            path.truncate(obj::split(&path).0.len());
             above = dir.links().first().map(|link| link.parent.clone());
         }
         Ok(())

@@ -189,22 +189,16 @@ impl View {
         if stat.kind() != libc::S_IFREG || (stat.dev, stat.ino) != backing {
             return None;
         }
-        Some(Box::new(Here {
-            path,
-            pos,
-            source: Source::One(src),
-            attr: self.shown(inode.number, stat),
-            fd: seen
-                .fd
-                .map_or_else(OnceCell::new, |fd| OnceCell::from(Arc::new(fd))),
-            open: None,
-            upper: None,
-            target: None,
-            trust: Trust {
-                lasting: true,
-                generation,
-            },
-        }))
+        let trust = Trust {
+            lasting: true,
+            generation,
+        };
+        let attr = self.shown(inode.number, stat);
+        let mut here = Here::below(path, pos, Source::One(src), attr, trust);
+        if let Some(fd) = seen.fd {
+            here.fd = OnceCell::from(Arc::new(fd));
+        }
+        Some(Box::new(here))
     }
 
     /// An object of an upper that somebody has open for writing: what is open is the object,
@@ -220,6 +214,7 @@ impl View {
             attr: self.shown(inode.number, stat),
             fd: OnceCell::from(fd),
             open: flags,
+            bare: false,
             upper: Some(src.layer),
             target: None,
             trust: self.own_trust(),
@@ -266,6 +261,7 @@ impl View {
             attr: self.shown(number, stat),
             fd: OnceCell::new(),
             open: None,
+            bare: false,
             upper: Some(upper),
             target: None,
             trust: self.own_trust(),

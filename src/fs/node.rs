@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
@@ -11,6 +11,9 @@ use smallvec::SmallVec;
 use super::backing::Way;
 use super::resolve::Trust;
 use crate::rules::{Pos, Text, UpperKind};
+
+/// What [`Node::bare`] is before the copy has a handle.
+pub(super) const JUST_COPIED: u64 = u64::MAX;
 
 /// A layer that has an object.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -125,7 +128,8 @@ pub struct Node {
     /// The last handle that it was opened under for writing, or 0: while that is open, what it
     /// holds is the object.
     pub writer: AtomicU64,
-    /// The handle that it was made under, while nobody has set an attribute since; else 0.
+    /// The handle that it was made or copied under, or [`JUST_COPIED`] before that has a number, while
+    /// nobody has set an attribute since; else 0.
     pub bare: AtomicU64,
     /// The upper's own number of the object's copy, once it is known to be that; else 0.
     pub copied: AtomicU64,
@@ -163,6 +167,18 @@ impl Node {
         state.backing = backing;
         state.checked = Some(checked);
         self
+    }
+
+    /// What was just copied bare, and is open under this handle, is bare as long as nobody has set
+    /// an attribute meanwhile.
+    pub(super) fn made_under(&self, handle: u64) {
+        let copied = self.bare.load(Ordering::Relaxed) == JUST_COPIED;
+        if copied {
+            // Lost to somebody who has set one: then it is not.
+            self.bare
+                .compare_exchange(JUST_COPIED, handle, Ordering::Relaxed, Ordering::Relaxed)
+                .ok();
+        }
     }
 
     /// A copy of the state.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use parking_lot::RwLock;
 use rustix::fs::OFlags;
 
-use super::backing::{Backing, Entered, Register, by_daemon};
+use super::backing::{Backing, Entered, Handed, Register, by_daemon};
 use super::descriptors::bound;
 use super::resolve::Here;
 use super::upper::Data;
@@ -232,11 +232,16 @@ impl View {
                 return Ok(self.opened(opened));
             }
             let file = self.open_copied(&here, how)?;
-            let entered = self.enter_open(&inode, &here, how, register, &file)?;
+            let (fd, writes) = (&*file, true);
+            let entered = self.enter_open(&inode, &here, how, register, Handed { fd, writes })?;
             if truncate {
                 self.empty(&here, &file, how, caller)?;
             }
-            OpenFile::new(entered, how, Served::file(file), epoch)
+            let opened = self.opened(OpenFile::new(entered, how, Served::file(file), epoch));
+            if here.bare {
+                inode.data.made_under(opened.handle);
+            }
+            return Ok(opened);
         } else {
             let epoch = inode.data.state.read().epoch;
             let here = match self.near_named(&inode) {
@@ -263,7 +268,8 @@ impl View {
         }
         if here.upper.is_none() {
             let file = self.open_to_read(&here, how)?;
-            let entered = self.enter_open(inode, &here, how, register, &file)?;
+            let (fd, writes) = (&*file, false);
+            let entered = self.enter_open(inode, &here, how, register, Handed { fd, writes })?;
             return Ok(OpenFile::new(entered, how, Served::file(file), epoch));
         }
         self.open_named(inode, here, how, register, epoch)
@@ -279,7 +285,10 @@ impl View {
         epoch: u32,
     ) -> Res<OpenFile> {
         let fd = self.reach(&here)?.ok_or(Errno::IO)?;
-        let entered = self.enter_open(inode, &here, how, register, fd)?;
+        let writes = here
+            .open
+            .is_some_and(|open| !(open & OFlags::ACCMODE).is_empty());
+        let entered = self.enter_open(inode, &here, how, register, Handed { fd, writes })?;
         let served = if entered.backing.is_some() {
             Served::Object(OPEN.keep(here.fd.into_inner().ok_or(Errno::IO)?))
         } else {

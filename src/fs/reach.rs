@@ -27,6 +27,8 @@ pub(super) struct Here {
     pub(super) fd: OnceCell<Arc<OwnedFd>>,
     /// What `fd` is open for, where it is open for I/O.
     pub(super) open: Option<OFlags>,
+    /// It was just copied, and no extended attribute came along.
+    pub(super) bare: bool,
     /// The upper that has it.
     pub(super) upper: Option<u8>,
     /// A symlink's target, where it is known already.
@@ -45,6 +47,22 @@ pub(super) struct Trust {
 }
 
 impl Here {
+    /// What no upper has, by its attributes alone: nothing of it is open or read yet.
+    pub(super) fn below(path: Vec<u8>, pos: Pos, source: Source, attr: Attr, trust: Trust) -> Here {
+        Here {
+            path,
+            pos,
+            source,
+            attr,
+            fd: OnceCell::new(),
+            open: None,
+            bare: false,
+            upper: None,
+            target: None,
+            trust,
+        }
+    }
+
     pub(super) fn kind(&self) -> u32 {
         self.attr.stat.kind()
     }
@@ -130,6 +148,12 @@ impl View {
             self.cache.forget(layer.id(), &at);
             Err(error)
         };
+        let file = (here.attr.stat.dev, here.attr.stat.ino);
+        if !layer.is_upper()
+            && let Some(last) = layer.take_last(file)?
+        {
+            return Ok(Some(last));
+        }
         let opened = match layer.is_upper() && !is_mirror(zone) {
             true => layer.open_near(&at, self.options.lifetime),
             false => layer.open(&at, OFlags::PATH),
@@ -138,8 +162,8 @@ impl View {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return changed(Errno::STALE),
             opened => opened?,
         };
-        let (now, found) = (obj::stat(&fd)?, &here.attr.stat);
-        if (now.dev, now.ino) != (found.dev, found.ino) {
+        let now = obj::stat(&fd)?;
+        if (now.dev, now.ino) != file {
             return changed(Errno::STALE);
         }
         Ok(Some((fd, now)))

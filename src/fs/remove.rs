@@ -1,6 +1,6 @@
 //! UNLINK, RMDIR: what only the upper has goes; what a lower layer has gets a whiteout.
 
-use super::lookup::MAX_SALT;
+use super::lookup::numbers_of;
 use super::resolve::{Dir, Here, Outcome};
 use super::{Inode, View};
 use crate::inode::id;
@@ -158,8 +158,7 @@ impl View {
                 return known;
             }
         }
-        let salted = (0..MAX_SALT).map(|salt| id::of_path(&here.path, salt));
-        salted
+        numbers_of(&here.path)
             .filter_map(|number| self.held.inodes.get(number))
             .find(|inode| inode.path().as_deref() == Some(&*here.path))
     }

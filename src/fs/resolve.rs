@@ -301,6 +301,7 @@ impl View {
                 .fd
                 .map_or_else(OnceCell::new, |fd| OnceCell::from(Arc::new(fd))),
             open: None,
+            bare: false,
             trust,
         })))
     }
@@ -337,17 +338,8 @@ impl View {
             number: id::of_path(&path, 0),
             stat,
         };
-        Ok(Outcome::Here(Box::new(Here {
-            path,
-            pos,
-            source,
-            attr,
-            fd: OnceCell::new(),
-            open: None,
-            upper: None,
-            target: None,
-            trust,
-        })))
+        let here = Here::below(path, pos, source, attr, trust);
+        Ok(Outcome::Here(Box::new(here)))
     }
 
     /// A `con` file that no node has written: every litetree's, in order.
@@ -403,17 +395,7 @@ impl View {
             lasting,
             generation,
         };
-        Ok(Some(Here {
-            path: path.to_vec(),
-            pos,
-            source,
-            attr,
-            fd: OnceCell::new(),
-            open: None,
-            upper: None,
-            target: None,
-            trust,
-        }))
+        Ok(Some(Here::below(path.to_vec(), pos, source, attr, trust)))
     }
 
     /// Is what was found of an inode still good?
@@ -510,6 +492,7 @@ impl View {
                     },
                     fd: OnceCell::from(fd),
                     open: None,
+                    bare: false,
                     upper,
                     target: None,
                     trust: self.own_trust(),

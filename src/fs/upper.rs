@@ -3,16 +3,16 @@
 use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::OFlags;
 
 use super::look::Look;
-use super::lookup::MAX_SALT;
-use super::node::Orphan;
+use super::lookup::numbers_of;
+use super::node::{JUST_COPIED, Orphan};
 use super::resolve::{Here, join};
 use super::{Attr, Inode, Source, Src, View};
-use crate::inode::id;
-use crate::layer::copyup::Origin;
+use crate::layer::copyup::{Copied, Origin};
 use crate::layer::machinery;
 use crate::layer::{Found, Layer};
 use crate::rules::Pos;
@@ -107,8 +107,8 @@ impl View {
                 return Err(e);
             }
         }
-        if let Some(fd) = made {
-            return self.as_copied(inode, *here, upper, fd);
+        if let Some(copied) = made {
+            return self.as_copied(inode, *here, upper, copied);
         }
         if is_dir {
             layer.names_changed();
@@ -122,19 +122,29 @@ impl View {
     }
 
     /// What was just copied, and is at hand.
-    fn as_copied(&self, inode: &Inode, here: Here, upper: u8, fd: OwnedFd) -> Res<Box<Here>> {
+    fn as_copied(
+        &self,
+        inode: &Inode,
+        here: Here,
+        upper: u8,
+        Copied { fd, bare }: Copied,
+    ) -> Res<Box<Here>> {
         let src = Src {
             layer: upper,
             default: false,
         };
         let stat = obj::stat(&fd)?;
         self.remember_copy(inode, upper, &stat);
+        // Whoever sets an attribute now comes after the copy, and takes this away.
+        let made = if bare { JUST_COPIED } else { 0 };
+        inode.data.bare.store(made, Ordering::Relaxed);
         let number = inode.number;
         let copied = Here {
             source: Source::One(src),
             attr: Attr { number, stat },
             fd: OnceCell::from(Arc::new(fd)),
             open: Some(OFlags::RDWR),
+            bare,
             upper: Some(upper),
             trust: self.own_trust(),
             ..here
@@ -149,7 +159,7 @@ impl View {
         let mut copy = None;
         self.with_room(|| {
             self.copy(layer, here, data, |origin| {
-                copy = Some(layer.copy_unnamed(origin)?);
+                copy = Some(layer.copy_unnamed(origin)?.fd);
                 Ok(())
             })
         })?;
@@ -271,9 +281,7 @@ impl View {
             contents: &[],
             target: &[],
             // What the path has in every view, whichever zone comes to show it.
-            number: (0..MAX_SALT)
-                .map(|salt| id::of_path(path, salt))
-                .find(|number| !layer.has_moved(*number)),
+            number: numbers_of(path).find(|number| !layer.has_moved(*number)),
         };
         let copy = |nest: &OwnedFd, name: &[u8]| layer.copy_up(nest, name, &origin);
         let made = match deleted {

@@ -22,7 +22,7 @@ fn stored(name: &[u8]) -> Res<CString> {
     machinery::attr_to_store(&CString::new(name).map_err(|_| Errno::INVAL)?)
 }
 
-/// Is it open under the handle that it was made under, and nobody has set an attribute?
+/// Is it open under the handle that it was made or copied under, and nobody has set an attribute?
 fn is_bare(inode: &Inode) -> bool {
     let made_under = inode.data.bare.load(Ordering::Relaxed);
     made_under != 0 && made_under == inode.data.writer.load(Ordering::Relaxed)
@@ -104,8 +104,8 @@ impl View {
         let stored = stored(name)?;
         let flags = XattrFlags::from_bits_retain(flags as u32);
         let inode = self.inode(number)?;
-        inode.data.bare.store(0, Ordering::Relaxed);
         let here = self.copy_up(&inode, Data::Whole)?;
+        inode.data.bare.store(0, Ordering::Relaxed);
         let fd = self.reach(&here)?.ok_or(Errno::IO)?;
         here.attrs_by(fd).set(&stored, value, flags)?;
         // Setting an access ACL is a chmod: someone outside the file's group, without

@@ -5,10 +5,10 @@
 //! a note is made under a shard of the inode table, so that a number is always found in one of the
 //! two.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
 use lru::LruCache;
-use parking_lot::Mutex;
+
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// So many are kept, some 150 bytes each: what was made or moved since a table was made, and more.
 const MOST: usize = 4096;

@@ -11,7 +11,7 @@ pub const ROOT: u64 = 1;
 
 const PATH_BITS: u64 = (1 << 62) - 1;
 /// What one grain of salt adds: odd, so that no two salts of a path agree (2^64 by the golden ratio).
-const GRAIN: u64 = 0x9e37_79b9_7f4a_7c15;
+pub(super) const GRAIN: u64 = 0x9e37_79b9_7f4a_7c15;
 const UPPER_BIT: u64 = 1 << 63;
 
 /// The number of what has this path in the view, and comes from a lower layer. `salt` is 0, and

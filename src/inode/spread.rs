@@ -2,6 +2,8 @@
 
 use std::hash::{BuildHasher, Hasher};
 
+use super::id::GRAIN;
+
 /// Numbers are hashes already: one multiplication, keyed anew for each table, since a node can choose
 /// the names that its numbers are made of.
 #[derive(Clone, Debug)]
@@ -25,9 +27,6 @@ impl BuildHasher for Spread {
 #[derive(Debug)]
 pub(super) struct Spreading(u64);
 
-/// 2^64 by the golden ratio, odd.
-const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-
 impl Hasher for Spreading {
     fn finish(&self) -> u64 {
         self.0
@@ -40,7 +39,7 @@ impl Hasher for Spreading {
     }
 
     fn write_u64(&mut self, number: u64) {
-        let product = u128::from(self.0 ^ number) * u128::from(FACTOR);
+        let product = u128::from(self.0 ^ number) * u128::from(GRAIN);
         self.0 = product as u64 ^ (product >> 64) as u64;
     }
 }

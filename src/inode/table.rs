@@ -5,17 +5,16 @@
 //! a path can always be put together; the two counts change only here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::{Entry, VacantEntry};
-use dashmap::mapref::one::RefMut;
-use parking_lot::RwLock;
 use smallvec::{SmallVec, smallvec};
 
 use super::departed::Departed;
 use super::id;
 use super::spread::Spread;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::mapref::entry::{Entry, VacantEntry};
+use crate::sync::mapref::one::RefMut;
+use crate::sync::{DashMap, RwLock};
 
 /// One name of an object: the directory and the name in it.
 #[derive(Debug)]
@@ -88,7 +87,18 @@ impl<D> Inode<D> {
     /// A path from the root, without a leading slash; `None` where no name leads there any more.
     pub fn path(&self) -> Option<Vec<u8>> {
         let mut path = Vec::with_capacity(64);
-        self.append_path(&mut path).then_some(path)
+        let mut ended = None;
+        loop {
+            match self.append_path(&mut path) {
+                Ok(()) => return Some(path),
+                // Twice at the same place.
+                Err(nameless) if ended == Some(nameless) => return None,
+                // A directory loses its names when it is forgotten, after what was in it has another
+                // one: who was on the way there meanwhile finds that now.
+                Err(nameless) => ended = Some(nameless),
+            }
+            path.clear();
+        }
     }
 
     /// A path for each of its names.
@@ -107,7 +117,10 @@ impl<D> Inode<D> {
 
     /// Upwards, so backwards, and turned round at the end: the depth is unbounded, and no name
     /// is copied twice.
-    fn append_path(&self, path: &mut Vec<u8>) -> bool {
+    ///
+    /// # Errors
+    /// The number of what has no name on the way.
+    fn append_path(&self, path: &mut Vec<u8>) -> Result<(), u64> {
         let mut at: Option<Arc<Inode<D>>> = None;
         loop {
             let parent = {
@@ -123,13 +136,13 @@ impl<D> Inode<D> {
                         path.extend(link.name.iter().rev());
                         link.parent.clone()
                     }
-                    None => return false,
+                    None => return Err(here.number),
                 }
             };
             at = Some(parent);
         }
         path.reverse();
-        true
+        Ok(())
     }
 }
 

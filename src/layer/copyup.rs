@@ -13,7 +13,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags};
 
 use super::{Layer, machinery, store};
 use crate::sys::obj::{self, SetTime, Stat, Xattrs};
-use crate::sys::{Errno, Res, copy};
+use crate::sys::{Errno, Res, copy, creds};
+
+/// The mode of what somebody else might open before it is complete.
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Attributes and contents for the copy.
 #[derive(Debug)]
@@ -30,11 +33,20 @@ pub struct Origin<'a> {
     pub number: Option<u64>,
 }
 
+/// A copy that was made without a name, and has one now.
+#[derive(Debug)]
+pub struct Copied {
+    /// Open for reading and writing.
+    pub fd: OwnedFd,
+    /// No attribute came along with it.
+    pub bare: bool,
+}
+
 /// What is being made, and how it can be reached.
 #[derive(Clone, Copy)]
 enum By<'a> {
-    /// A regular file that is open for I/O.
-    Open(&'a OwnedFd),
+    /// A regular file that is open for I/O, and was made with this mode.
+    Open(&'a OwnedFd, Mode),
     /// `O_PATH`.
     Path(&'a OwnedFd),
 }
@@ -46,13 +58,13 @@ impl Layer {
     /// # Errors
     /// `EEXIST` where something has come to be there; `ENOSPC`, `EDQUOT`, `EIO` as they come, and
     /// nothing is left behind then.
-    pub fn copy_up(&self, dir: &OwnedFd, name: &[u8], origin: &Origin<'_>) -> Res<Option<OwnedFd>> {
+    pub fn copy_up(&self, dir: &OwnedFd, name: &[u8], origin: &Origin<'_>) -> Res<Option<Copied>> {
         if origin.stat.kind() == libc::S_IFREG && self.caps()?.tmpfile {
-            let file = self.copy_unnamed(origin)?;
+            let copied = self.copy_unnamed(origin)?;
             self.unnoticed(dir, || {
-                rustix::fs::linkat(&file, c"", dir, name, AtFlags::EMPTY_PATH)
+                rustix::fs::linkat(&copied.fd, c"", dir, name, AtFlags::EMPTY_PATH)
             })?;
-            return Ok(Some(file));
+            return Ok(Some(copied));
         }
         let work = self.work()?;
         self.staged(
@@ -63,7 +75,7 @@ impl Layer {
                 let made = rustix::fs::openat(&work, stage, flags, Mode::empty())?;
                 if origin.stat.kind() == libc::S_IFREG {
                     let file = obj::reopen(&made, OFlags::RDWR)?;
-                    self.fill(&file, origin)?;
+                    self.fill(&file, PRIVATE, origin)?;
                 } else {
                     self.dress(By::Path(&made), origin)?;
                 }
@@ -90,19 +102,29 @@ impl Layer {
     ///
     /// # Errors
     /// As [`Layer::copy_up`].
-    pub fn copy_unnamed(&self, origin: &Origin<'_>) -> Res<OwnedFd> {
+    pub fn copy_unnamed(&self, origin: &Origin<'_>) -> Res<Copied> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         // Not in the directory where it will be named: it would inherit that one's default ACL.
-        let (work, mode) = (self.work()?, Mode::from_raw_mode(0o600));
-        let file = match self.caps()?.tmpfile {
-            true => rustix::fs::openat(work, c".", flags, mode)?,
-            false => store::open_and_unlink(&work, mode)?,
+        let work = self.work()?;
+        let (fd, mode) = match self.caps()?.tmpfile {
+            true => {
+                // Nobody can open what has no name, so that it may have its mode from the beginning.
+                let mode = Mode::from_raw_mode(origin.stat.mode & 0o777);
+                let mode = if creds::umask_takes(mode) {
+                    PRIVATE
+                } else {
+                    mode
+                };
+                (rustix::fs::openat(work, c".", flags, mode)?, mode)
+            }
+            false => (store::open_and_unlink(&work, PRIVATE)?, PRIVATE),
         };
-        self.fill(&file, origin)?;
-        Ok(file)
+        let bare = self.fill(&fd, mode, origin)?;
+        Ok(Copied { fd, bare })
     }
 
-    fn fill(&self, file: &OwnedFd, origin: &Origin<'_>) -> Res<()> {
+    /// Returns whether no attribute came along.
+    fn fill(&self, file: &OwnedFd, mode: Mode, origin: &Origin<'_>) -> Res<bool> {
         match origin.contents {
             [(from, size)] if copy::is_small(&origin.stat) => {
                 copy::small(from, file, *size)?;
@@ -115,15 +137,14 @@ impl Layer {
                 }
             }
         }
-        self.dress(By::Open(file), origin)?;
+        let bare = self.dress(By::Open(file, mode), origin)?;
         if self.spec.upper.as_ref().is_some_and(|upper| upper.durable) {
             rustix::fs::fsync(file)?;
         }
-        Ok(())
+        Ok(bare)
     }
 
     fn make(&self, work: &OwnedFd, stage: &[u8], origin: &Origin<'_>) -> Res<()> {
-        let private = Mode::from_raw_mode(0o600);
         let kind = match origin.stat.kind() {
             libc::S_IFDIR => return rustix::fs::mkdirat(work, stage, Mode::from_raw_mode(0o700)),
             libc::S_IFLNK => return rustix::fs::symlinkat(origin.target, work, stage),
@@ -134,43 +155,53 @@ impl Layer {
             libc::S_IFCHR => FileType::CharacterDevice,
             _ => return Err(Errno::IO),
         };
-        rustix::fs::mknodat(work, stage, kind, private, origin.stat.rdev)
+        rustix::fs::mknodat(work, stage, kind, PRIVATE, origin.stat.rdev)
     }
 
-    fn dress(&self, made: By<'_>, origin: &Origin<'_>) -> Res<()> {
+    /// Returns whether no attribute came along.
+    fn dress(&self, made: By<'_>, origin: &Origin<'_>) -> Res<bool> {
         let stat = &origin.stat;
-        let (By::Open(fd) | By::Path(fd)) = made;
-        obj::chown(fd, Some(stat.uid), Some(stat.gid))?;
+        let (By::Open(fd, _) | By::Path(fd)) = made;
+        let owner = self.caps()?.owner.filter(|_| matches!(made, By::Open(..)));
+        if owner != Some((stat.uid, stat.gid)) {
+            obj::chown(fd, Some(stat.uid), Some(stat.gid))?;
+        }
         match made {
-            By::Open(fd) => obj::chmod_open(fd, stat.mode)?,
+            By::Open(_, mode) if mode.as_raw_mode() == stat.mode & 0o7777 => {}
+            By::Open(fd, _) => obj::chmod_open(fd, stat.mode)?,
             By::Path(_) if stat.kind() == libc::S_IFLNK => {}
             By::Path(fd) => obj::chmod(fd, stat.mode)?,
         }
         let to = match &made {
-            By::Open(fd) => Xattrs::of_open(fd),
+            By::Open(fd, _) => Xattrs::of_open(fd),
             By::Path(fd) => Xattrs::of(fd),
         };
+        let mut bare = true;
         if let Some(from) = origin.attrs {
             // What is open already is quicker asked than what a descriptor only names.
             let from = match origin.contents {
                 [(open, _)] if stat.kind() == libc::S_IFREG => Xattrs::of_open(open),
                 _ => Xattrs::of(from),
             };
-            self.copy_all(&from, &to)?;
+            bare = self.copy_all(&from, &to)?;
         }
         if let Some(number) = origin.number {
             self.store_number_by(&to, fd, number)?;
         }
         let time = |(s, n): (i64, u32)| SetTime::At(s, n);
-        obj::set_times(fd, time(stat.atime), time(stat.mtime))
+        obj::set_times(fd, time(stat.atime), time(stat.mtime))?;
+        Ok(bare)
     }
 
     pub(super) fn copy_attrs(&self, from: impl AsFd, to: impl AsFd) -> Res<()> {
         self.copy_all(&Xattrs::of(&from), &Xattrs::of(&to))
+            .map(drop)
     }
 
-    fn copy_all(&self, from: &Xattrs<'_>, to: &Xattrs<'_>) -> Res<()> {
-        for name in from.list()?.split_inclusive(|b| *b == 0) {
+    /// Returns whether there were none.
+    fn copy_all(&self, from: &Xattrs<'_>, to: &Xattrs<'_>) -> Res<bool> {
+        let names = from.list()?;
+        for name in names.split_inclusive(|b| *b == 0) {
             let Ok(name) = CStr::from_bytes_with_nul(name) else {
                 continue;
             };
@@ -192,6 +223,6 @@ impl Layer {
                 other => other?,
             }
         }
-        Ok(())
+        Ok(names.is_empty())
     }
 }

@@ -175,6 +175,7 @@ impl Layer {
         state.work = state.work.take().filter(|kept| believed(kept, LONGEST));
         drop(state);
         self.files.let_go_idle();
+        self.let_go_of_last();
         self.let_go_of_idle_paths();
     }
 

@@ -8,6 +8,7 @@ pub mod copyup;
 mod files;
 pub mod glance;
 mod held;
+mod last;
 mod lock;
 pub mod machinery;
 mod moved;
@@ -108,6 +109,8 @@ pub struct Layer {
     held: held::Held,
     /// Files of a lower layer that were read lately.
     files: files::Files,
+    /// What was looked at last in a lower layer.
+    last: last::Last,
     /// Which path has a number, once somebody asked.
     paths: paths::Slot,
     /// An upper's numbers that are not at their paths.
@@ -128,6 +131,7 @@ impl Layer {
             lock: OnceLock::new(),
             held: held::Held::default(),
             files: files::Files::default(),
+            last: last::Last::default(),
             paths: paths::Slot::default(),
             moved: moved::Moved::default(),
         }

@@ -24,6 +24,9 @@ pub struct Caps {
     pub xattrs: bool,
     /// Makes unnamed files (open(2), O_TMPFILE) that can be linked.
     pub tmpfile: bool,
+    /// Whose a file is, user and group, that is made there by the daemon; unknown where another
+    /// machine decides that.
+    pub owner: Option<(u32, u32)>,
     /// renameat2(2) can leave a whiteout.
     pub rename_whiteout: bool,
     /// A file system of this machine alone, of a kind that is well known: close(2) never fails,
@@ -145,14 +148,19 @@ impl Layer {
             );
             return Err(Errno::IO);
         }
-        let tmpfile = rustix::fs::openat(
+        let local = LOCAL.contains(&(rustix::fs::fstatfs(&work)?.f_type as u64));
+        let unnamed = rustix::fs::openat(
             &work,
             c".",
             OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
             mode,
         )
-        .and_then(|fd| rustix::fs::linkat(&fd, c"", &work, &name[..], AtFlags::EMPTY_PATH))
-        .is_ok();
+        .and_then(|fd| {
+            rustix::fs::linkat(&fd, c"", &work, &name[..], AtFlags::EMPTY_PATH)?;
+            obj::stat(&fd)
+        });
+        let tmpfile = unnamed.is_ok();
+        let owner = unnamed.ok().filter(|_| local);
         let mut rename_whiteout = false;
         if tmpfile {
             let moved = stage_name();
@@ -166,8 +174,9 @@ impl Layer {
             form,
             xattrs,
             tmpfile,
+            owner: owner.map(|stat| (stat.uid, stat.gid)),
             rename_whiteout: rename_whiteout && form == Form::Device,
-            local: LOCAL.contains(&(rustix::fs::fstatfs(&work)?.f_type as u64)),
+            local,
         })
     }
 
@@ -186,6 +195,7 @@ impl Layer {
             form,
             xattrs,
             tmpfile: false,
+            owner: None,
             rename_whiteout: false,
             local: false,
         })

@@ -66,6 +66,13 @@ fn set_umask(umask: u32) {
     }
 }
 
+/// May this thread's umask take something from the mode of what is made?
+pub fn umask_takes(mode: Mode) -> bool {
+    UMASK
+        .get()
+        .is_none_or(|umask| mode.as_raw_mode() & umask != 0)
+}
+
 fn set_fs_ids(uid: u32, gid: u32) {
     // SAFETY: both take an integer and change only the calling thread's credentials; they cannot
     // fail for a process with CAP_SETUID and CAP_SETGID, and touch no memory.
