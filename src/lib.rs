@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod nfs;
 pub mod pool;
 pub mod rules;
+mod stuck;
 mod sync;
 pub mod sys;
 pub mod systemd;

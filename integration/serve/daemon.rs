@@ -52,6 +52,12 @@ impl<'a> Daemon<'a> {
     }
 
     pub fn launch(cluster: &'a Cluster, args: &[&str]) -> Self {
+        let program = env!("CARGO_BIN_EXE_statelite");
+        Self::of(cluster, Path::new(program), args)
+    }
+
+    /// One of a program of its own.
+    pub fn of(cluster: &'a Cluster, program: &Path, args: &[&str]) -> Self {
         let path = cluster.path("run/notify");
         std::fs::remove_file(&path).ok();
         let manager = UnixDatagram::bind(&path).unwrap();
@@ -61,10 +67,17 @@ impl<'a> Daemon<'a> {
             .append(true)
             .create(true)
             .open(&log);
-        let child = cluster
-            .command(&["serve"])
+        let said = cluster.command(&["serve"]);
+        let mut command = std::process::Command::new(program);
+        command.args(said.get_args());
+        command.envs(
+            said.get_envs()
+                .filter_map(|(key, value)| Some((key, value?))),
+        );
+        let child = command
             .args(args)
             .env("NOTIFY_SOCKET", &path)
+            .env("STATELITE_TEST_STUCK", cluster.path("stuck"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(out.unwrap())

@@ -213,7 +213,6 @@ fn a_store_that_hangs_stops_only_who_needs_it() {
     let hanging = Hanging::below(&c);
     let d = Daemon::start(&c);
     assert_eq!(text(d.at(1, "home/early")), "tree\n");
-    let worker = d.worker();
     hanging.signal(Signal::STOP);
     let stuck = {
         let path = d.at(1, "home/late");
@@ -251,6 +250,7 @@ fn a_reset_waits_for_a_root_that_hangs() {
     let d = Daemon::start(&c);
     std::fs::write(d.at(1, "etc/x"), "mine\n").unwrap();
     assert_eq!(text(d.at(1, "home/early")), "tree\n");
+    let worker = d.worker();
     hanging.signal(Signal::STOP);
     let stuck = {
         let path = d.at(1, "home/late");

@@ -38,7 +38,7 @@ use worker::{Worker, how};
 /// that waits for nothing else.
 const SILENCE: Duration = Duration::from_secs(60);
 /// A program that is to take over says within this time whether it can.
-const CHECK: Duration = Duration::from_secs(120);
+const CHECK: Duration = Duration::from_secs(30);
 /// A worker that has served for so long starts with a clean record.
 const CLEAN: Duration = Duration::from_secs(2);
 /// The program from before is gone back to until the new one has served for so long.

@@ -140,6 +140,7 @@ impl Beginning {
 
 /// Could this program go on with what is held?
 fn could_go_on(given: &Given, options: &ServeOptions) -> Result<(), String> {
+    crate::stuck::here(b"check");
     let memory = given.get(SNAPSHOT).ok_or("there is no snapshot yet")?;
     let snapshot = Snapshot::load(memory).map_err(|error| error.to_string())?;
     super::loaded::Loaded::of(snapshot, options, None)?;

@@ -110,6 +110,10 @@ pub fn serve(options: ServeOptions, beginning: Beginning) -> Result<(), ServeErr
     crate::sys::memory::many_threads();
     super::run::raise_open_files();
     let (link, mut given, told, snapshot) = beginning.into_parts();
+    crate::stuck::here(match told.replaced {
+        0 => b"start",
+        _ => b"again",
+    });
     let config = snapshot.config(&options).map_err(ServeError::Input)?;
     let socket = Socket::take(&config.control, &mut given, &link)?;
     let keep = Keep::new(link, given, told);
