@@ -217,11 +217,6 @@ fn a_worker_that_dies_at_once_is_started_with_growing_pauses_and_the_last_one_se
 #[test]
 fn what_is_wrong_at_the_start_is_said_and_is_the_exit_code() {
     let c = site(1);
-    prepare(&c);
-    std::fs::remove_dir_all(c.path("tables")).unwrap();
-    let out = c.command(&["serve"]).output().unwrap();
-    // The cluster writes its tables with each command.
-    drop(out);
     let config = c.path("wrong.toml");
     put(&config, "nonsense = 1\n");
     let out = std::process::Command::new(env!("CARGO_BIN_EXE_statelite"))

@@ -1,6 +1,7 @@
 //! What the daemon answers to each request.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -133,6 +134,10 @@ impl Fleet {
     }
 
     fn status(self: &Arc<Self>, range: Option<&str>) -> Result<Status, Refusal> {
+        // Just begun: roots that another worker has served are about to be gone on with.
+        if self.keep.told.replaced > 0 && !self.started.load(Ordering::Acquire) {
+            drop(self.reloading.try_lock_for(GLANCE));
+        }
         let mut elsewhere: Vec<ElsewhereNode> = Vec::new();
         for other in &self.loaded.read().elsewhere {
             elsewhere.push(ElsewhereNode {
@@ -171,7 +176,7 @@ impl Fleet {
                 since: self.keep.told.since,
                 worker: self.worker(),
                 tables: config.tables.clone(),
-                reloads: self.reloads.load(std::sync::atomic::Ordering::Relaxed),
+                reloads: self.reloads.load(Ordering::Relaxed),
                 refused: *self.refused.lock(),
                 export: self.exporter.status(),
             },

@@ -97,6 +97,8 @@ pub struct Fleet {
     told: Mutex<HashSet<Problem>>,
     /// The last words that the service manager was told.
     said: Mutex<String>,
+    /// Every node was tried.
+    started: AtomicBool,
     stopping: AtomicBool,
     since: SystemTime,
 }
@@ -212,6 +214,7 @@ impl Fleet {
             refused: Mutex::default(),
             told: Mutex::default(),
             said: Mutex::default(),
+            started: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             since: SystemTime::now(),
         }
@@ -318,6 +321,7 @@ impl Fleet {
             nodes.extend(others.into_iter().filter(|node| !node.stays_unmounted()));
         }
         let tried = crew::gather(nodes, START, move |node| node.begin(&fleet));
+        self.started.store(true, Ordering::Release);
         self.end_strangers();
         self.exporter.settle();
         // What building needed and nobody needs any more.
