@@ -14,6 +14,7 @@ pub mod fuse;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod inode;
+pub mod keep;
 pub mod layer;
 pub mod logs;
 pub mod metrics;

@@ -11,6 +11,7 @@ use super::find::Finder;
 use super::io::IoNow;
 use super::{Notifier, reply};
 use crate::fs::{Caller, Entry, Root, View};
+use crate::keep::request;
 use crate::metrics::{self, Begun, Node, Op};
 use crate::pool::Pool;
 use crate::sys::{Errno, Res, creds};
@@ -48,6 +49,11 @@ impl Adapter {
     #[must_use]
     pub fn with_metrics(self, node: Arc<Node>) -> Adapter {
         Adapter { node, ..self }
+    }
+
+    /// The root that it serves.
+    pub(super) fn root(&self) -> Arc<Root> {
+        self.root.clone()
     }
 
     /// Which way the kernel reads and writes, as it turns out.
@@ -106,7 +112,9 @@ impl Adapter {
             return run_guarded(&view, &self.node, op, begun, number.0, || work(&view));
         }
         let (root, node) = (self.root.clone(), self.node.clone());
+        let unique = request::current();
         self.pool.run(move || {
+            request::begin(unique);
             let view = root.view();
             run_guarded(&view, &node, op, begun, number.0, || work(&view));
         });

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod mountinfo;
 pub mod obj;
 mod procfs;
+pub mod shm;
 mod xattr;
 
 pub use rustix::io::Errno;
