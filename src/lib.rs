@@ -15,6 +15,7 @@ pub mod fuse;
 pub mod fuzzing;
 pub mod holder;
 pub mod inode;
+pub mod keep;
 pub mod layer;
 pub mod logs;
 pub mod metrics;

@@ -8,7 +8,7 @@
 //!
 //! May not: know how a file is registered with the kernel. The adapter does that ([`Register`]).
 
-use std::any::Any;
+use std::fmt::Debug;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -18,8 +18,14 @@ use crate::rules::UpperKind;
 use crate::sys::{Errno, Res, obj};
 use rustix::fs::OFlags;
 
+/// A file that the kernel was handed.
+pub trait Handle: Debug + Send + Sync {
+    /// The kernel's number of it, never 0.
+    fn id(&self) -> u32;
+}
+
 /// A file that the kernel reads and writes by itself, for as long as this is kept.
-pub type Backing = Arc<dyn Any + Send + Sync>;
+pub type Backing = Arc<dyn Handle>;
 
 /// Hands a file (perhaps only named by its descriptor, `O_PATH`) on a device to the kernel; `None`
 /// where the kernel does not take it.
@@ -264,6 +270,53 @@ impl View {
         Ok(entered)
     }
 
+    /// Counts an open that a worker before this one has told the kernel of; `None` where it does not
+    /// go with the others.
+    pub(super) fn enter_again(
+        &self,
+        inode: &Arc<Inode>,
+        how: OpenHow,
+        through: Option<(Backing, File, Option<UpperKind>)>,
+    ) -> Option<Entered> {
+        let maps = how.maps();
+        let mut way = inode.data.way.lock();
+        let now = &mut way.get_or_insert_default().now;
+        let backing = through.as_ref().map(|(backing, ..)| backing.clone());
+        match (&mut *now, through) {
+            (Now::Closed, None) => *now = Now::Daemon(1),
+            (Now::Closed, Some((backing, file, upper))) => {
+                *now = Now::Through {
+                    opens: 1,
+                    mappers: u32::from(maps),
+                    backing,
+                    file,
+                    upper,
+                };
+            }
+            (Now::Daemon(opens), None) => *opens += 1,
+            (
+                Now::Through {
+                    opens,
+                    mappers,
+                    file,
+                    ..
+                },
+                Some((_, other, _)),
+            ) if *file == other => {
+                *opens += 1;
+                *mappers += u32::from(maps);
+            }
+            _ => return None,
+        }
+        drop(way);
+        Some(Entered {
+            inode: inode.clone(),
+            backing,
+            keeps_cache: false,
+            maps,
+        })
+    }
+
     fn backing(
         &self,
         here: &Here,
@@ -337,6 +390,12 @@ fn allow_direct(fd: &OwnedFd, how: OpenHow) -> Res<()> {
 mod tests {
     use super::*;
     use crate::fs::tests::{ME, ROOT, plain};
+
+    impl Handle for () {
+        fn id(&self) -> u32 {
+            1
+        }
+    }
 
     /// A kernel that takes every file.
     fn takes(_: BorrowedFd<'_>, _: u64) -> Option<Backing> {

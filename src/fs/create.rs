@@ -13,6 +13,7 @@ use super::open::{OpenFile, Opened, Served};
 use super::resolve::{Here, Outcome, join};
 use super::upper::Data;
 use super::{Caller, Entry, Inode, IoMode, OpenHow, View};
+use crate::keep::request;
 use crate::layer::machinery;
 use crate::rules::Pos;
 use crate::sys::creds::{self, as_caller};
@@ -153,6 +154,7 @@ impl View {
         caller: Caller,
         register: Register<'_>,
     ) -> Res<(Entry, Opened)> {
+        self.open_again();
         // Where opens are not told of, neither is the end of this one (fs/fuse/file.c,
         // fuse_file_put): no handle is kept.
         let handless = self.io() == IoMode::Cached;
@@ -171,7 +173,7 @@ impl View {
         });
         let (place, file) = match made {
             // Someone else made it after the kernel looked.
-            Err(Errno::EXIST) if !how.flags.contains(OFlags::EXCL) => {
+            Err(Errno::EXIST) if !how.flags.contains(OFlags::EXCL) || request::is_resent() => {
                 let entry = self.lookup(parent, name)?;
                 let number = entry.attr.number;
                 return match self.open_by(number, how, caller, register) {
@@ -241,12 +243,12 @@ impl View {
             _ => return Err(Errno::INVAL),
         };
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        let (place, ()) = self.make_at(parent, name, false, |dir, name| {
+        let made = self.make_at(parent, name, false, |dir, name| {
             as_caller(caller, umask, || {
                 rustix::fs::mknodat(dir, name, kind, mode, rdev)
             })
-        })?;
-        Ok(self.entry(&place, name)?.0)
+        });
+        self.entry_made(parent, name, made)
     }
 
     /// Makes a directory.
@@ -262,10 +264,10 @@ impl View {
         caller: Caller,
     ) -> Res<Entry> {
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        let (place, ()) = self.make_at(parent, name, true, |dir, name| {
+        let made = self.make_at(parent, name, true, |dir, name| {
             as_caller(caller, umask, || rustix::fs::mkdirat(dir, name, mode))
-        })?;
-        Ok(self.entry(&place, name)?.0)
+        });
+        self.entry_made(parent, name, made)
     }
 
     /// Makes a symlink.
@@ -273,10 +275,17 @@ impl View {
     /// # Errors
     /// As symlink(2).
     pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8], caller: Caller) -> Res<Entry> {
-        let (place, ()) = self.make_at(parent, name, false, |dir, name| {
+        let made = self.make_at(parent, name, false, |dir, name| {
             as_caller(caller, 0, || rustix::fs::symlinkat(target, dir, name))
-        })?;
-        Ok(self.entry(&place, name)?.0)
+        });
+        self.entry_made(parent, name, made)
+    }
+
+    /// The entry of what was made, now or when the request came first: the kernel keeps others from
+    /// making anything in the directory meanwhile.
+    fn entry_made(&self, parent: u64, name: &[u8], made: Res<(Place, ())>) -> Res<Entry> {
+        let entry = made.and_then(|(place, ())| Ok(self.entry(&place, name)?.0));
+        self.was_done(entry, &[Errno::EXIST], || self.lookup(parent, name).ok())
     }
 
     /// Gives an object another name in its zone.
@@ -284,6 +293,18 @@ impl View {
     /// # Errors
     /// As link(2); `EXDEV` into another zone.
     pub fn link(&self, number: u64, parent: u64, name: &[u8]) -> Res<Entry> {
+        let linked = self.link_once(number, parent, name);
+        self.was_done(linked, &[Errno::EXIST], || {
+            let entry = self.lookup(parent, name).ok()?;
+            if entry.attr.number != number {
+                self.forget(entry.attr.number, 1);
+                return None;
+            }
+            Some(entry)
+        })
+    }
+
+    fn link_once(&self, number: u64, parent: u64, name: &[u8]) -> Res<Entry> {
         let inode = self.inode(number)?;
         let place = self.place(parent, name)?;
         let zone = self.pos_of(&inode).zone;

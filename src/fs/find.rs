@@ -93,7 +93,7 @@ impl View {
     /// # Errors
     /// `ESTALE`, `ENOENT` and the like where it is not, or not where it was.
     pub fn by_known_handle(&self, number: u64, name: &[u8]) -> Res<Entry> {
-        let inode = self.inode(number)?;
+        let inode = self.held.inodes.get(number).ok_or(Errno::STALE)?;
         if name == b"." {
             return self.again(&inode);
         }
@@ -365,7 +365,7 @@ impl View {
     ///
     /// # Errors
     /// `ESTALE`, `ENOENT` or `ENOTDIR` where it is not there.
-    fn at_path(&self, number: u64, path: &[u8]) -> Res<Entry> {
+    pub(super) fn at_path(&self, number: u64, path: &[u8]) -> Res<Entry> {
         let (above, last) = obj::split(path);
         let mut way: SmallVec<[Arc<Inode>; 8]> = SmallVec::new();
         way.push(self.inode(id::ROOT)?);

@@ -199,6 +199,7 @@ impl View {
         self.held
             .inodes
             .for_each(|inode| notices.push(Notice::Inode(inode.number)));
+        notices.extend(self.unseen().into_iter().map(Notice::Inode));
         notices
     }
 
@@ -258,6 +259,9 @@ impl View {
                 (Notice::Entry { parent, name }, drop)
             }));
         });
+        if top.is_empty() {
+            notices.extend(self.unseen_names());
+        }
         for dir in spared {
             let parent = dir.number;
             let path = dir.path().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! LOOKUP, FORGET, READLINK.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -78,6 +78,7 @@ impl View {
         });
         match first.flatten() {
             Some(inode) => {
+                self.note_name(&inode, parent, name);
                 let entry = self.entry_of(&here);
                 self.keep_last(here);
                 Ok((entry, inode))
@@ -195,6 +196,7 @@ impl View {
             .held
             .inodes
             .remember(number, (parent, name), naming, make, clashes)?;
+        self.note_name(&inode, parent, name);
         self.refresh(&inode, here);
         if let Some(upper) = here.upper.filter(|_| id::is_of_path(number)) {
             self.remember_copy(&inode, upper, &here.attr.stat);
@@ -422,6 +424,9 @@ impl View {
         let path = known.path().unwrap_or_default().into();
         let upper = self.through(known).and_then(|(_, upper)| upper);
         let orphan = copy.map(|fd| Orphan { fd, upper, path });
+        if let Some(orphan) = orphan.as_ref().filter(|_| open) {
+            self.hand_over_object(known.number, orphan.fd.as_fd(), upper, &orphan.path);
+        }
         known.data.state.write().orphan = orphan.map(Arc::new);
         known.data.displaced.fetch_add(1, Ordering::Release);
         for link in known.links() {
@@ -430,7 +435,13 @@ impl View {
         true
     }
 
-    /// The kernel forgets lookups.
+    /// The kernel forgets lookups, all of them where it forgets the inode.
+    pub fn forget_of_kernel(&self, number: u64, count: u64) {
+        self.forget(number, count);
+        self.forgotten(number);
+    }
+
+    /// Lookups count no longer.
     pub fn forget(&self, number: u64, count: u64) {
         self.held.inodes.forget(number, count);
         if self.held.inodes.shrink() {

@@ -33,6 +33,7 @@ mod rename;
 mod resolve;
 mod room;
 mod seed;
+mod takeover;
 mod texts;
 mod upper;
 mod walk;
@@ -45,11 +46,12 @@ use std::time::Duration;
 
 pub use crate::sys::creds::Caller;
 pub use attr::Changes;
-pub use backing::{Backing, Register, by_daemon};
+pub use backing::{Backing, Handle, Register, by_daemon};
 pub use dir::DirEntry;
 pub use live::{Drop, Event, Mounts, Notice};
 pub use node::{Node, Source, Src};
 pub use open::{OpenFile, OpenHow, Opened};
+pub use takeover::Keeper;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -202,6 +204,7 @@ struct Held {
     lasting: AtomicU64,
     /// Nobody waits for answers any more.
     ended: AtomicBool,
+    outliving: takeover::Outliving,
 }
 
 /// One node's root, by one set of rules and layers (a plan). When those change, another view takes
@@ -295,6 +298,7 @@ impl View {
             handless: handless::Files::new(spec.options.io),
             lasting: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            outliving: takeover::Outliving::default(),
         };
         let held = Arc::new(held);
         descriptors::count_open(&held);
@@ -404,7 +408,10 @@ impl View {
     }
 
     fn inode(&self, number: u64) -> Res<Arc<Inode>> {
-        self.held.inodes.get(number).ok_or(Errno::STALE)
+        match self.held.inodes.get(number) {
+            Some(inode) => Ok(inode),
+            None => self.recall(number),
+        }
     }
 
     fn layer(&self, src: Src) -> &Layer {

@@ -309,9 +309,10 @@ impl View {
             true => AtFlags::REMOVEDIR,
             false => AtFlags::empty(),
         };
-        rustix::fs::unlinkat(&*near.fd, name, flags).ok()?;
         let mut here = self.here(near.upper, path, pos, stat, number);
         here.fd = OnceCell::from(Arc::new(fd));
+        self.hand_over(&here);
+        rustix::fs::unlinkat(&*near.fd, name, flags).ok()?;
         if directory {
             self.empty_dir_gone(&here.path, pos, near.upper);
         }

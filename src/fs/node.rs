@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
@@ -123,6 +123,8 @@ pub struct Node {
     pub copying: Mutex<()>,
     /// How often it lost its name to another file ([`super::View`], displacement).
     pub displaced: AtomicU32,
+    /// Where it is was noted for a worker that follows.
+    pub noted: AtomicBool,
     /// How many handles have it open.
     pub opens: AtomicU32,
     /// The last handle that it was opened under for writing, or 0: while that is open, what it
@@ -152,6 +154,7 @@ impl Node {
             }),
             copying: Mutex::new(()),
             displaced: AtomicU32::new(0),
+            noted: AtomicBool::new(false),
             opens: AtomicU32::new(0),
             writer: AtomicU64::new(0),
             bare: AtomicU64::new(0),

@@ -1,8 +1,8 @@
 //! OPEN, CREATE's handle, RELEASE; and which descriptor serves an open file.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 use rustix::fs::OFlags;
@@ -13,6 +13,7 @@ use super::resolve::Here;
 use super::upper::Data;
 use super::{Caller, Inode, Source, View};
 use crate::budget::{Kept, OPEN};
+use crate::keep::opens::Record;
 use crate::sys::{Errno, Res, creds, obj};
 
 /// What is put together out of several files is in memory for each open: a file of a litetree that
@@ -82,6 +83,8 @@ pub struct OpenFile {
     /// Nothing while it was let go of, to be opened again when it is used.
     file: RwLock<Served>,
     epoch: AtomicU32,
+    /// What a worker that follows knows of it.
+    record: OnceLock<Record>,
 }
 
 /// What an open file is reached by.
@@ -110,10 +113,24 @@ impl OpenFile {
             how,
             file: RwLock::new(file),
             epoch: AtomicU32::new(epoch),
+            record: OnceLock::new(),
         }
     }
 
-    fn inode(&self) -> &Arc<Inode> {
+    /// It is recorded, until it is closed.
+    pub(super) fn is_recorded(&self, record: Record) {
+        self.record.get_or_init(|| record);
+    }
+
+    pub(super) fn how(&self) -> OpenHow {
+        self.how
+    }
+
+    pub(super) fn backing(&self) -> Option<&Backing> {
+        self.entered.backing.as_ref()
+    }
+
+    pub(super) fn inode(&self) -> &Arc<Inode> {
         self.entered.inode()
     }
 
@@ -213,6 +230,7 @@ impl View {
         caller: Caller,
         register: Register<'_>,
     ) -> Res<Opened> {
+        self.open_again();
         let inode = self.inode(number)?;
         let displaced = inode.data.displaced.load(Ordering::Acquire);
         // Another file has taken its place: whoever opens it by name is to have that one. The
@@ -421,6 +439,9 @@ impl View {
     pub(super) fn keep_open(&self, file: OpenFile) -> u64 {
         let writes = file.writes().then(|| file.inode().clone());
         let number = self.held.files.insert(file);
+        if let Some(file) = self.held.files.get(number) {
+            self.record_open(number, &file);
+        }
         if let Some(inode) = writes {
             inode.data.writer.store(number, Ordering::Relaxed);
         }

@@ -13,7 +13,8 @@ impl View {
     /// # Errors
     /// As unlink(2); `EBUSY` for a rule's own path.
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Res<()> {
-        self.remove(parent, name, false)
+        let removed = self.remove(parent, name, false);
+        self.was_done(removed, &[Errno::NOENT], || Some(()))
     }
 
     /// Removes an empty directory.
@@ -21,7 +22,8 @@ impl View {
     /// # Errors
     /// As rmdir(2); `EBUSY` for a rule's own path, or a directory that a rule lies below.
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Res<()> {
-        self.remove(parent, name, true)
+        let removed = self.remove(parent, name, true);
+        self.was_done(removed, &[Errno::NOENT], || Some(()))
     }
 
     fn remove(&self, parent: u64, name: &[u8], directory: bool) -> Res<()> {
@@ -53,6 +55,7 @@ impl View {
         let below = self.has_below(&dir, here.pos, name, upper)?;
         let at = self.parent_in_upper(&parent, here.pos, &here.path)?;
         self.hold_on(&here)?;
+        self.hand_over(&here);
         let layer = &self.layers[upper as usize];
         if below {
             layer.whiteout(&at, name)?;

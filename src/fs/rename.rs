@@ -32,7 +32,24 @@ impl View {
     /// # Errors
     /// As rename(2); `EXDEV` across zones and for a directory with content from below; `EBUSY`
     /// for what a rule names or lies below.
-    pub fn rename(
+    pub fn rename(&self, from: (u64, &[u8]), to: (u64, &[u8]), flags: RenameFlags) -> Res<()> {
+        let renamed = self.rename_once(from, to, flags);
+        self.was_done(renamed, &[Errno::NOENT, Errno::EXIST], || {
+            let source = self.named(from.0, from.1);
+            let target = self.named(to.0, to.1).ok()?;
+            // Nobody else could take the one away or make the other: the kernel has both
+            // directories locked while the request is out.
+            if !matches!(source, Err(Errno::NOENT)) || flags.contains(RenameFlags::EXCHANGE) {
+                return None;
+            }
+            if let (Some(inode), Ok(dir)) = (self.known(&target), self.inode(to.0)) {
+                self.note_rename(&inode, &dir, to.1);
+            }
+            Some(())
+        })
+    }
+
+    fn rename_once(
         &self,
         (parent, name): (u64, &[u8]),
         (new_parent, new_name): (u64, &[u8]),
@@ -68,6 +85,9 @@ impl View {
             return Err(Errno::PERM);
         }
         self.check_kinds(&from, to.as_ref(), upper, exchange)?;
+        if exchange && to.as_ref().is_some_and(|to| self.was_exchanged(to)) {
+            return Ok(());
+        }
         if to
             .as_ref()
             .is_some_and(|to| to.attr.number == from.attr.number && !from.attr.stat.is_dir())
@@ -108,12 +128,16 @@ impl View {
         };
         if let Some(to) = to.as_ref().filter(|_| !exchange) {
             self.hold_on(to)?;
+            self.hand_over(to);
         }
         for moving in std::iter::once(&from).chain(to.iter().filter(|_| exchange)) {
             self.note_moved(moving, upper)?;
         }
         let done = match (exchange, &to) {
-            (true, Some(to)) => self.exchange(layer, (&from, &source), (to, &target)),
+            (true, Some(to)) => {
+                self.intend(&from);
+                self.exchange(layer, (&from, &source), (to, &target))
+            }
             _ => self.move_over(layer, &from, to.as_ref(), &source, &target),
         };
         for end in std::iter::once(&from).chain(&to) {
@@ -135,6 +159,7 @@ impl View {
                 self.held
                     .inodes
                     .rename(inode, (&to_parent, new_name), (&from_parent, name));
+                self.note_rename(inode, &from_parent, name);
             }
         } else if let Some(mut to) = to {
             self.number_gone(&to, upper);
@@ -144,6 +169,7 @@ impl View {
             self.held
                 .inodes
                 .rename(inode, (&from_parent, name), (&to_parent, new_name));
+            self.note_rename(inode, &to_parent, new_name);
         }
         if dirs_moved {
             let is_dir = |inode: &&Arc<Inode>| inode.data.state.read().kind == libc::S_IFDIR;

@@ -9,6 +9,7 @@ use rustix::fs::XattrFlags;
 use super::reach::attrs_by;
 use super::upper::Data;
 use super::{Caller, Inode, View};
+use crate::keep::request;
 use crate::layer::machinery;
 use crate::sys::obj::{self, Xattrs};
 use crate::sys::{Errno, Res};
@@ -107,7 +108,12 @@ impl View {
         let here = self.copy_up(&inode, Data::Whole)?;
         inode.data.bare.store(0, Ordering::Relaxed);
         let fd = self.reach(&here)?.ok_or(Errno::IO)?;
-        here.attrs_by(fd).set(&stored, value, flags)?;
+        let attrs = here.attrs_by(fd);
+        self.was_done(
+            attrs.set(&stored, value, flags),
+            &[Errno::EXIST, Errno::NODATA],
+            || (attrs.get(&stored).ok()? == value).then_some(()),
+        )?;
         // Setting an access ACL is a chmod: someone outside the file's group, without
         // CAP_FSETID, loses the setgid bit (fs/posix_acl.c, posix_acl_update_mode).
         if name == ACLS[0] && caller.uid != 0 && caller.gid != here.attr.stat.gid {
@@ -135,6 +141,8 @@ impl View {
         match gone(&stored) {
             // Removing an ACL that is not there is no error (fs/posix_acl.c, vfs_remove_acl).
             Err(Errno::NODATA | Errno::OPNOTSUPP) if is_acl(name) => return Ok(()),
+            // It was done when it came first.
+            Err(Errno::NODATA) if request::is_resent() => return Ok(()),
             other => other?,
         }
         let here = self.copy_up(&inode, Data::Whole)?;

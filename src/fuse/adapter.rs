@@ -11,6 +11,7 @@ use super::find::Finder;
 use super::io::IoNow;
 use super::{Notifier, reply};
 use crate::fs::{Caller, Entry, Root, View};
+use crate::keep::request;
 use crate::metrics::{self, Begun, Node, Op};
 use crate::pool::Pool;
 use crate::sys::{Errno, Res, creds};
@@ -53,6 +54,11 @@ impl Adapter {
     /// Counts its requests.
     pub fn counts(&self) -> Arc<Node> {
         self.node.clone()
+    }
+
+    /// The root that it serves.
+    pub(super) fn root(&self) -> Arc<Root> {
+        self.root.clone()
     }
 
     /// Which way the kernel reads and writes, as it turns out.
@@ -111,7 +117,9 @@ impl Adapter {
             return run_guarded(&view, &self.node, op, begun, number.0, || work(&view));
         }
         let (root, node) = (self.root.clone(), self.node.clone());
+        let unique = request::current();
         self.pool.run(move || {
+            request::begin(unique);
             let view = root.view();
             run_guarded(&view, &node, op, begun, number.0, || work(&view));
         });

@@ -15,6 +15,7 @@ use fuser::{
 use super::adapter::{Adapter, absent, caller, failed, kills_suid};
 use super::reply::{self, GENERATION};
 use crate::fs::{Answer, Changes, IoMode, OpenHow, View};
+use crate::keep::request;
 use crate::metrics::Op;
 use crate::sys::Errno;
 
@@ -44,7 +45,9 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.guarded(Op::Forget, ino, || self.view().forget(ino.0, nlookup));
+        self.guarded(Op::Forget, ino, || {
+            self.view().forget_of_kernel(ino.0, nlookup)
+        });
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -109,6 +112,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        request::begin(req.unique().0);
         self.guarded(Op::Mknod, parent, || {
             let rdev = reply::rdev_from_wire(rdev);
             let made = self
@@ -127,6 +131,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        request::begin(req.unique().0);
         self.guarded(Op::Mkdir, parent, || {
             let made = self
                 .view()
@@ -135,7 +140,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        request::begin(req.unique().0);
         if self.waits(parent, name.as_bytes()) {
             // It is being copied up, which is waited for beside the other requests.
             let name = name.as_bytes().to_vec();
@@ -156,7 +162,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        request::begin(req.unique().0);
         self.guarded(Op::Rmdir, parent, || {
             self.done(
                 Op::Rmdir,
@@ -175,6 +182,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        request::begin(req.unique().0);
         self.guarded(Op::Symlink, parent, || {
             let target = target.as_os_str().as_bytes();
             let made = self
@@ -186,7 +194,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -194,6 +202,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        request::begin(req.unique().0);
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         let (name, newname) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
         let waits = self.waits(newparent, &newname);
@@ -214,12 +223,13 @@ impl Filesystem for Adapter {
 
     fn link(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
+        request::begin(req.unique().0);
         let newname = newname.as_bytes().to_vec();
         self.aside(Op::Link, ino, move |view| {
             match view.link(ino.0, newparent.0, &newname) {
@@ -230,6 +240,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        request::begin(req.unique().0);
         self.answer_open(caller(req), ino, OpenHow::from_raw(flags.0), reply);
     }
 
@@ -455,6 +466,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        request::begin(req.unique().0);
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
         let caller = caller(req);
         self.aside(Op::Setxattr, ino, move |view| {
@@ -479,7 +491,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        request::begin(req.unique().0);
         let name = name.as_bytes().to_vec();
         self.aside(Op::Removexattr, ino, move |view| {
             match view.removexattr(ino.0, &name) {
@@ -499,6 +512,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        request::begin(req.unique().0);
         let (at, how) = ((parent, name.as_bytes()), OpenHow::from_raw(flags));
         self.answer_create(caller(req), at, (mode, umask), how, reply);
     }

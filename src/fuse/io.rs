@@ -3,15 +3,17 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use fuser::BackingId;
 use parking_lot::RwLock;
 use rustix::fs::OFlags;
 
-use crate::fs::{Backing, IoMode, Opened};
+use super::passthrough::Passed;
+use crate::fs::{Backing, IoMode};
+use crate::keep::State;
+use crate::keep::opens::Registered;
 use crate::sys::obj;
 
 /// Which way one mount's files are read and written.
@@ -22,6 +24,7 @@ pub struct IoNow {
     offered: AtomicBool,
     /// File systems whose files it does not take.
     refused: RwLock<HashSet<u64>>,
+    session: OnceLock<(Arc<OwnedFd>, Arc<State>)>,
 }
 
 impl IoNow {
@@ -30,7 +33,20 @@ impl IoNow {
             wished,
             offered: AtomicBool::new(false),
             refused: RwLock::default(),
+            session: OnceLock::new(),
         }
+    }
+
+    /// The mount whose kernel side is handed files.
+    pub(super) fn serve(&self, device: Arc<OwnedFd>, state: Arc<State>) {
+        // Nobody has set it: a session is served once.
+        self.session.get_or_init(|| (device, state));
+    }
+
+    /// A file that the kernel was handed by a worker before this one.
+    pub(super) fn taken_over(&self, id: u32, noted: Registered) -> Option<Backing> {
+        let (device, _) = self.session.get()?;
+        Some(Arc::new(Passed::taken_over(device, id, noted)))
     }
 
     /// What it really is: `Daemon` where passthrough is wished for and cannot be had.
@@ -51,16 +67,13 @@ impl IoNow {
     }
 
     /// Hands a file to the kernel.
-    pub(super) fn register(
-        &self,
-        fd: BorrowedFd<'_>,
-        device: u64,
-        hand: impl Fn(BorrowedFd<'_>) -> io::Result<BackingId>,
-    ) -> Option<Backing> {
+    pub(super) fn register(&self, fd: BorrowedFd<'_>, device: u64) -> Option<Backing> {
         use std::os::fd::AsFd;
         if self.mode() != IoMode::Passthrough || self.refused.read().contains(&device) {
             return None;
         }
+        let (session, state) = self.session.get()?;
+        let hand = |file: BorrowedFd<'_>| Passed::hand(session, state, file);
         let handed = match hand(fd) {
             // Older kernels do not take one that only names the file.
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => {
@@ -72,7 +85,7 @@ impl IoNow {
             handed => handed,
         };
         match handed {
-            Ok(id) => Some(Arc::new(id)),
+            Ok(passed) => Some(Arc::new(passed)),
             Err(error) => {
                 self.refuse(device, &error);
                 None
@@ -100,9 +113,4 @@ impl IoNow {
             _ => tracing::debug!(%error, "a file that the kernel did not take"),
         }
     }
-}
-
-/// What the kernel knows an open file's backing by.
-pub(super) fn backing_id(opened: &Opened) -> Option<&BackingId> {
-    opened.backing.as_ref()?.downcast_ref()
 }

@@ -9,12 +9,12 @@ mod mount;
 mod negotiate;
 mod notify;
 mod opening;
+mod passthrough;
 mod reply;
+mod session;
 
 pub use adapter::Adapter;
 pub use io::IoNow;
-pub use mount::{
-    Keeper, Leave, Left, MountError, MountPoint, adopt, check_state, clear_dead, mount, mount_id,
-    unmount, unmount_how,
-};
+pub use mount::{Leave, MountError, clear_dead, mount_id, unmount, unmount_how};
 pub use notify::Notifier;
+pub use session::{Left, MountPoint, adopt, check_state, mount};

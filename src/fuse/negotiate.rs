@@ -13,7 +13,9 @@ const REQUIRED: [InitFlags; 1] = [InitFlags::FUSE_DONT_MASK];
 const REQUIRED_OPENING: [InitFlags; 1] = [InitFlags::FUSE_ATOMIC_O_TRUNC];
 
 /// What makes it better.
-const WANTED: [InitFlags; 5] = [
+const WANTED: [InitFlags; 6] = [
+    // A worker that follows knows what it may have been given before.
+    InitFlags::FUSE_HAS_RESEND,
     // File handles are answered by number (LOOKUP of "." and "..").
     InitFlags::FUSE_EXPORT_SUPPORT,
     InitFlags::FUSE_POSIX_ACL,

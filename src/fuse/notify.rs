@@ -17,6 +17,8 @@ const INVAL_INODE: i32 = 2;
 const INVAL_ENTRY: i32 = 3;
 /// Linux 6.16: every name is thrown away when it is next used, with what is mounted below.
 const INC_EPOCH: i32 = 8;
+/// Linux 6.9: what was read and not answered is handed out again.
+const RESEND: i32 = 7;
 /// The name is asked for again, and stays if it is still the same object (Linux 6.2). Without this
 /// the kernel throws it away with all below, mounts included.
 const EXPIRE_ONLY: u32 = 1;
@@ -30,9 +32,9 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    pub(super) fn new(device: OwnedFd) -> Notifier {
+    pub(super) fn new(device: Arc<OwnedFd>) -> Notifier {
         Notifier {
-            device: Arc::new(device),
+            device,
             epochs: Arc::new(AtomicBool::new(true)),
             expires: Arc::new(AtomicBool::new(true)),
         }
@@ -69,6 +71,14 @@ impl Notifier {
         body[..8].copy_from_slice(&number.to_ne_bytes());
         body[8..16].copy_from_slice(&(-1i64).to_ne_bytes());
         self.send(INVAL_INODE, &body, None)
+    }
+
+    /// Has the kernel hand out once more what it has no answer to.
+    ///
+    /// # Errors
+    /// `EINVAL` where this kernel cannot; as [`Notifier::tell`].
+    pub(super) fn resend(&self) -> Res<()> {
+        self.send(RESEND, &[], None)
     }
 
     /// Tells of a name.

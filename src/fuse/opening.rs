@@ -5,10 +5,10 @@ use std::os::fd::BorrowedFd;
 use fuser::{FileHandle, FopenFlags, INodeNo, ReplyCreate, ReplyOpen};
 
 use super::adapter::{Adapter, failed};
-use super::io::backing_id;
 use super::reply::{self, GENERATION};
 use crate::fs::{Caller, IoMode, OpenHow, Opened, View};
 use crate::metrics::Op;
+use crate::sys::fusemount;
 
 /// FLUSH is a round trip at each close: it is asked for where a store may have something to say.
 /// What the kernel has of the contents goes at an open unless it is known to be good.
@@ -27,14 +27,18 @@ impl Adapter {
         }
         let io = self.io.clone();
         let open = move |view: &View| {
-            let hand =
-                |fd: BorrowedFd<'_>, device| io.register(fd, device, |fd| reply.open_backing(fd));
+            let hand = |fd: BorrowedFd<'_>, device| io.register(fd, device);
             match view.open_by(ino.0, how, caller, &hand) {
                 Ok(opened) => {
                     let flags = open_flags(view, ino.0, how, &opened);
-                    match backing_id(&opened) {
-                        Some(id) => reply.opened_passthrough(FileHandle(opened.handle), flags, id),
-                        None => reply.opened(FileHandle(opened.handle), flags),
+                    let handle = FileHandle(opened.handle);
+                    match &opened.backing {
+                        Some(backing) => {
+                            let id = fusemount::as_opened(&reply, backing.id());
+                            reply.opened_passthrough(handle, flags, &id);
+                            id.into_raw();
+                        }
+                        None => reply.opened(handle, flags),
                     }
                 }
                 Err(e) => reply.error(failed(view, Op::Open, ino.0, e)),
@@ -56,18 +60,18 @@ impl Adapter {
         reply: ReplyCreate,
     ) {
         self.guarded(Op::Create, parent, || {
-            let hand = |fd: BorrowedFd<'_>, device| {
-                self.io.register(fd, device, |fd| reply.open_backing(fd))
-            };
+            let hand = |fd: BorrowedFd<'_>, device| self.io.register(fd, device);
             let view = self.view();
             match view.create_by((parent.0, name), modes, how, caller, &hand) {
                 Ok((entry, opened)) => {
                     let (ttl, attr) = (&entry.lifetime, &reply::attr(&entry.attr));
                     let flags = open_flags(&view, entry.attr.number, how, &opened);
                     let handle = FileHandle(opened.handle);
-                    match backing_id(&opened) {
-                        Some(id) => {
-                            reply.created_passthrough(ttl, attr, GENERATION, handle, flags, id)
+                    match &opened.backing {
+                        Some(backing) => {
+                            let id = fusemount::as_created(&reply, backing.id());
+                            reply.created_passthrough(ttl, attr, GENERATION, handle, flags, &id);
+                            id.into_raw();
                         }
                         None => reply.created(ttl, attr, GENERATION, handle, flags),
                     }

@@ -32,6 +32,16 @@ impl<H> Handles<H> {
         number
     }
 
+    /// Keeps something open under a number that another process has given it.
+    pub fn insert_as(&self, number: u64, handle: H) {
+        self.map.insert(number, Arc::new(handle));
+    }
+
+    /// From now on numbers are higher than this.
+    pub fn go_on_from(&self, number: u64) {
+        self.next.fetch_max(number + 1, Ordering::Relaxed);
+    }
+
     /// What is open under a number.
     pub fn get(&self, number: u64) -> Option<Arc<H>> {
         self.map.get(&number).map(|handle| handle.clone())

@@ -286,6 +286,22 @@ impl<D> Table<D> {
         }
     }
 
+    /// Takes in an object without a name that the kernel knows by this number. What is known by it
+    /// stays.
+    pub fn restore_nameless(&self, number: u64, data: D) {
+        if let Entry::Vacant(vacant) = self.map.entry(number) {
+            let inode = Arc::new(Inode {
+                number,
+                data,
+                links: RwLock::default(),
+                children: AtomicU64::new(0),
+            });
+            vacant.insert(Slot { inode, lookups: 1 });
+            let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+            self.peak.fetch_max(count, Ordering::Relaxed);
+        }
+    }
+
     fn make<'m>(
         &self,
         vacant: VacantEntry<'m, u64, Slot<D>>,

@@ -3,8 +3,10 @@
 //! fuser's own mounting is not used: when a view was unmounted by umount(8), its session unmounts
 //! the path once more, and takes with it what was mounted there before.
 
+#![allow(unsafe_code)]
+
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
@@ -64,4 +66,48 @@ pub fn abort(point: &Path) -> Res<()> {
 pub fn mount_id(point: &Path) -> Res<u64> {
     let flags = AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
     Ok(rustix::fs::statx(rustix::fs::CWD, point, flags, StatxFlags::MNT_ID)?.stx_mnt_id)
+}
+
+/// Puts an open file in the place of the descriptor `at`, in one step: whoever has that number uses
+/// the other file from now on.
+///
+/// # Errors
+/// dup3(2)'s.
+pub fn put_in_place(file: BorrowedFd<'_>, at: RawFd) -> Res<()> {
+    // SAFETY: dup3 touches no memory. `at` stays an open descriptor, so that whoever owns it may go on
+    // to use and to close it.
+    let done = unsafe { libc::dup3(file.as_raw_fd(), at, libc::O_CLOEXEC) };
+    if done < 0 { Err(last_error()) } else { Ok(()) }
+}
+
+fn last_error() -> Errno {
+    let raw = std::io::Error::last_os_error().raw_os_error();
+    Errno::from_raw_os_error(raw.unwrap_or(libc::EIO))
+}
+
+/// `FUSE_DEV_IOC_BACKING_CLOSE`: `_IOW(229, 2, uint32_t)`.
+const BACKING_CLOSE: libc::Ioctl = 0x4004_e502;
+
+/// Takes back a file that the kernel was handed; what is open by it stays.
+///
+/// # Errors
+/// `ENOENT` where there is none with that number.
+pub fn close_backing(device: impl AsFd, id: u32) -> Res<()> {
+    // SAFETY: the kernel reads a u32, which this is and outlives the call.
+    let done = unsafe { libc::ioctl(device.as_fd().as_raw_fd(), BACKING_CLOSE, &raw const id) };
+    if done < 0 { Err(last_error()) } else { Ok(()) }
+}
+
+/// A backing's number as fuser wants it for an answer. Whoever registered it takes it back, so that this
+/// is to be given up by `into_raw`.
+pub fn as_opened(reply: &fuser::ReplyOpen, id: u32) -> fuser::BackingId {
+    // SAFETY: no memory hangs on the number: it is this session's own, and stays registered until
+    // its last open is released.
+    unsafe { reply.wrap_backing(id) }
+}
+
+/// The same for a file that was made.
+pub fn as_created(reply: &fuser::ReplyCreate, id: u32) -> fuser::BackingId {
+    // SAFETY: as above.
+    unsafe { reply.wrap_backing(id) }
 }

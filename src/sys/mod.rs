@@ -15,6 +15,7 @@ pub mod mountinfo;
 pub mod obj;
 pub mod privileges;
 mod procfs;
+pub mod shm;
 pub mod threads;
 mod xattr;
 

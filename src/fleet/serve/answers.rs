@@ -135,9 +135,11 @@ impl Fleet {
 
     fn status(self: &Arc<Self>, range: Option<&str>) -> Result<Status, Refusal> {
         // Just begun: roots that another worker has served are about to be gone on with.
-        if self.keep.told.replaced > 0 && !self.started.load(Ordering::Acquire) {
-            drop(self.reloading.try_lock_for(GLANCE));
+        let mut started = self.started.0.lock();
+        if self.keep.told.replaced > 0 && !*started {
+            self.started.1.wait_for(&mut started, GLANCE);
         }
+        drop(started);
         let mut elsewhere: Vec<ElsewhereNode> = Vec::new();
         for other in &self.loaded.read().elsewhere {
             elsewhere.push(ElsewhereNode {

@@ -64,7 +64,7 @@ pub(super) struct SessionKeys {
     key: String,
 }
 
-impl crate::fuse::Keeper for SessionKeys {
+impl crate::fs::Keeper for SessionKeys {
     fn keep_object(&self, number: u64, object: BorrowedFd<'_>) {
         let key = format!("{}object/{number}", self.key);
         if let Err(error) = self.link.hold(&[(&key, object)]) {

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 use signal_hook::iterator::Signals;
 
 pub use control::ControlError;
@@ -98,7 +98,7 @@ pub struct Fleet {
     /// The last words that the service manager was told.
     said: Mutex<String>,
     /// Every node was tried.
-    started: AtomicBool,
+    started: (Mutex<bool>, Condvar),
     stopping: AtomicBool,
     since: SystemTime,
 }
@@ -214,7 +214,7 @@ impl Fleet {
             refused: Mutex::default(),
             told: Mutex::default(),
             said: Mutex::default(),
-            started: AtomicBool::new(false),
+            started: Default::default(),
             stopping: AtomicBool::new(false),
             since: SystemTime::now(),
         }
@@ -321,7 +321,8 @@ impl Fleet {
             nodes.extend(others.into_iter().filter(|node| !node.stays_unmounted()));
         }
         let tried = crew::gather(nodes, START, move |node| node.begin(&fleet));
-        self.started.store(true, Ordering::Release);
+        *self.started.0.lock() = true;
+        self.started.1.notify_all();
         self.end_strangers();
         self.exporter.settle();
         // What building needed and nobody needs any more.

@@ -1,0 +1,410 @@
+//! What outlives the process that serves a view: noting it while it serves, and going on where a
+//! process before this one was killed.
+//!
+//! Of what the kernel holds, only open files and objects without a name are restored at once. Every
+//! other number is recalled when a request names it: where it was noted to be, or wherever it is found
+//! (`find`). Lookup counts begin anew, and are hints: what is forgotten too early is recalled.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Debug;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::backing::Backing;
+use super::live::{Drop, Notice};
+use super::node::Orphan;
+use super::open::{OpenFile, OpenHow, Served};
+use super::resolve::{Here, join};
+use super::{Inode, Node, Source, View};
+use crate::inode::id;
+use crate::keep::State;
+use crate::keep::names::Seen;
+use crate::keep::opens::{Open, Record};
+use crate::keep::request;
+use crate::rules::UpperKind;
+use crate::sys::{Errno, Res, obj};
+
+/// A chain of directories that is longer is none.
+const DEEPEST: usize = 4096;
+/// How far apart the handles of two workers are.
+const WORKER: u32 = 40;
+
+/// Holds objects without a name for a worker that follows. A call has taken effect when it returns,
+/// whatever becomes of this process then, and waits for nobody.
+pub trait Keeper: Debug + Send + Sync {
+    /// The object with this number is about to lose its last name.
+    fn keep_object(&self, number: u64, object: BorrowedFd<'_>);
+    /// Nobody uses it any more.
+    fn drop_object(&self, number: u64);
+}
+
+/// What of a view's outlives the process, as far as it does.
+#[derive(Debug, Default)]
+pub(super) struct Outliving {
+    state: OnceLock<Arc<State>>,
+    keeper: OnceLock<Arc<dyn Keeper>>,
+    /// There was a worker before: the kernel knows numbers that memory does not.
+    goes_on: AtomicBool,
+    /// Where these were seen last.
+    seen: Mutex<HashMap<u64, Seen>>,
+    /// The handles of files by the requests that opened them, of the worker before.
+    opened_by: Mutex<HashMap<u64, u64>>,
+    /// Numbers of objects that the keeper has.
+    held: Mutex<HashSet<u64>>,
+}
+
+/// An upper in the state's terms.
+fn code(upper: Option<UpperKind>) -> u8 {
+    match upper {
+        None => 0,
+        Some(UpperKind::Tmpfs) => 1,
+        Some(UpperKind::Persistent) => 2,
+        Some(UpperKind::Localdisk) => 3,
+    }
+}
+
+fn upper_of(code: u8) -> Option<UpperKind> {
+    match code {
+        1 => Some(UpperKind::Tmpfs),
+        2 => Some(UpperKind::Persistent),
+        3 => Some(UpperKind::Localdisk),
+        _ => None,
+    }
+}
+
+impl View {
+    /// From now on what a worker that follows needs is noted there.
+    pub fn keep_in(&self, state: Arc<State>) {
+        self.held.files.go_on_from(state.worker() << WORKER);
+        self.held.outliving.state.get_or_init(|| state);
+    }
+
+    /// Who holds objects without a name.
+    pub fn set_keeper(&self, keeper: Arc<dyn Keeper>) {
+        self.held.outliving.keeper.get_or_init(|| keeper);
+    }
+
+    fn state(&self) -> Option<&Arc<State>> {
+        self.held.outliving.state.get()
+    }
+
+    /// Goes on where another worker has left: `backings` are the files that the kernel reads and
+    /// writes by itself, by its numbers of them.
+    pub fn go_on(
+        &self,
+        state: Arc<State>,
+        backings: &HashMap<u32, Backing>,
+        objects: BTreeMap<u64, OwnedFd>,
+    ) {
+        *self.held.outliving.seen.lock() = state.names();
+        self.held.outliving.goes_on.store(true, Ordering::Release);
+        self.keep_in(state.clone());
+        let nameless = state.nameless();
+        for (number, object) in objects {
+            let (upper, path) = nameless.get(&number).cloned().unwrap_or_default();
+            self.restore_nameless(number, object, upper_of(upper), path);
+        }
+        let mut lost = 0;
+        for (open, record) in state.open_files() {
+            lost += usize::from(self.restore_open(&open, record, backings).is_none());
+        }
+        if lost > 0 {
+            tracing::warn!(
+                view = self.name,
+                lost,
+                "open files that are not found: they are served by their numbers"
+            );
+        }
+    }
+
+    /// An object that was about to lose its last name, if it has.
+    fn restore_nameless(
+        &self,
+        number: u64,
+        object: OwnedFd,
+        upper: Option<UpperKind>,
+        path: Box<[u8]>,
+    ) {
+        self.held.outliving.held.lock().insert(number);
+        let Ok(stat) = obj::stat(&object) else { return };
+        let there = self.at_path(number, &path);
+        if there
+            .is_ok_and(|entry| (entry.attr.stat.dev, entry.attr.stat.ino) == (stat.dev, stat.ino))
+        {
+            // It still has it. The lookup that was counted is one of the kernel's.
+            return self.object_is_named(number);
+        }
+        self.forget(number, 1);
+        let source = Source::One(super::Src {
+            layer: upper
+                .and_then(|kind| self.upper_of(kind))
+                .unwrap_or_default(),
+            default: false,
+        });
+        let node = Node::new(self.rules.walk(&path), stat.kind(), source, self.plan);
+        {
+            let mut kept = node.state.write();
+            kept.orphan = Some(Arc::new(Orphan {
+                fd: Arc::new(object),
+                upper,
+                path,
+            }));
+        }
+        self.held.inodes.restore_nameless(number, node);
+    }
+
+    fn restore_open(
+        &self,
+        open: &Open,
+        record: Record,
+        backings: &HashMap<u32, Backing>,
+    ) -> Option<()> {
+        let how = OpenHow::from_raw(open.flags as i32);
+        let inode = match self.inode(open.number) {
+            Ok(inode) => inode,
+            Err(error) => {
+                tracing::debug!(view = self.name, number = open.number, %error, "an open file is not found");
+                return None;
+            }
+        };
+        let backing = match open.backing {
+            0 => None,
+            id => Some((backings.get(&id)?.clone(), open.file, upper_of(open.upper))),
+        };
+        let entered = self.enter_again(&inode, how, backing)?;
+        let epoch = inode.data.state.read().epoch;
+        let file = OpenFile::new(entered, how, Served::Nothing, epoch);
+        file.is_recorded(record);
+        if how.writes() {
+            inode.data.writer.store(open.handle, Ordering::Relaxed);
+        }
+        self.held.files.insert_as(open.handle, file);
+        self.held
+            .outliving
+            .opened_by
+            .lock()
+            .insert(open.unique, open.handle);
+        Some(())
+    }
+
+    /// Records an open file, before the kernel is told of it.
+    pub(super) fn record_open(&self, handle: u64, file: &OpenFile) {
+        let Some(state) = self.state() else { return };
+        let inode = file.inode();
+        let through = file.backing().and_then(|backing| {
+            let (at, upper) = self.through(inode)?;
+            Some((backing.id(), at, upper))
+        });
+        let (backing, at, upper) = through.unwrap_or_default();
+        let open = Open {
+            handle,
+            number: inode.number,
+            unique: request::number(),
+            flags: file.how().flags.bits(),
+            backing,
+            file: at,
+            upper: code(upper),
+        };
+        match state.opened(&open) {
+            Some(record) => file.is_recorded(record),
+            None => tracing::debug!(view = self.name, "too many open files to record them"),
+        }
+    }
+
+    /// A request to open comes again: what its first time left open nobody will ever close.
+    pub(super) fn open_again(&self) {
+        if !request::is_resent() {
+            return;
+        }
+        let before = self
+            .held
+            .outliving
+            .opened_by
+            .lock()
+            .remove(&request::number());
+        if let Some(handle) = before {
+            self.release(handle);
+        }
+    }
+
+    /// Notes where an inode is that the kernel is about to be told of.
+    pub(super) fn note_name(&self, inode: &Inode, parent: &Inode, name: &[u8]) {
+        let Some(state) = self.state() else { return };
+        if inode.data.noted.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.note_new_name(state, inode, parent, name);
+    }
+
+    /// As [`View::note_name`], also where one was noted before.
+    pub(super) fn note_rename(&self, inode: &Inode, parent: &Inode, name: &[u8]) {
+        if let Some(state) = self.state() {
+            self.note_new_name(state, inode, parent, name);
+        }
+    }
+
+    fn note_new_name(&self, state: &Arc<State>, inode: &Inode, parent: &Inode, name: &[u8]) {
+        if !state.note_name(inode.number, parent.number, name) {
+            return;
+        }
+        let still = |number| self.held.outliving.held.lock().contains(&number);
+        let unseen = self.held.outliving.seen.lock().clone();
+        state.rewrite_names(still, |put| {
+            self.held.inodes.for_each(|inode| {
+                if let Some(link) = inode.links().first() {
+                    put(inode.number, link.parent.number, &link.name);
+                }
+            });
+            for (number, (parent, name)) in &unseen {
+                put(*number, *parent, name);
+            }
+        });
+    }
+
+    /// An inode that the kernel names and memory does not hold.
+    ///
+    /// # Errors
+    /// `ESTALE` where there was no worker before, or no such object is left.
+    pub(super) fn recall(&self, number: u64) -> Res<Arc<Inode>> {
+        if !self.held.outliving.goes_on.load(Ordering::Acquire) {
+            return Err(Errno::STALE);
+        }
+        let noted = self.seen_at(number).map(|path| self.at_path(number, &path));
+        if !matches!(noted, Some(Ok(_))) {
+            self.by_handle(number, b".", Instant::now())?;
+        }
+        self.held.outliving.seen.lock().remove(&number);
+        self.held.inodes.get(number).ok_or(Errno::STALE)
+    }
+
+    /// The path at which a number was seen last.
+    fn seen_at(&self, number: u64) -> Option<Vec<u8>> {
+        let seen = self.held.outliving.seen.lock();
+        let mut names: Vec<&[u8]> = Vec::new();
+        let mut at = number;
+        let mut path = Vec::new();
+        while at != id::ROOT {
+            match seen.get(&at) {
+                Some((parent, name)) if names.len() < DEEPEST => {
+                    names.push(name);
+                    at = *parent;
+                }
+                Some(_) => return None,
+                None => {
+                    path = self.held.inodes.get(at)?.path()?;
+                    break;
+                }
+            }
+        }
+        for name in names.iter().rev() {
+            path = join(&path, name);
+        }
+        Some(path)
+    }
+
+    /// The kernel has forgotten it: so is where it was.
+    pub(super) fn forgotten(&self, number: u64) {
+        let outliving = &self.held.outliving;
+        if outliving.goes_on.load(Ordering::Relaxed) {
+            outliving.seen.lock().remove(&number);
+        }
+        let held = outliving.held.lock().contains(&number);
+        if held && self.held.inodes.get(number).is_none() {
+            self.object_is_named(number);
+        }
+    }
+
+    fn object_is_named(&self, number: u64) {
+        if self.held.outliving.held.lock().remove(&number)
+            && let Some(keeper) = self.held.outliving.keeper.get()
+        {
+            keeper.drop_object(number);
+        }
+    }
+
+    /// Before an object loses a name: where somebody has it open, and nobody could find it any more,
+    /// another hand holds it, too.
+    pub(super) fn hand_over(&self, here: &Here) {
+        let Some(inode) = self.known(here) else {
+            return;
+        };
+        if inode.data.opens.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        match self.reach(here) {
+            Ok(Some(fd)) => {
+                let upper = here.upper.map(|upper| self.kind_of(upper));
+                self.hand_over_object(inode.number, fd.as_fd(), upper, &here.path);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(view = self.name, %error, "removed while open, and not to be reached");
+            }
+        }
+    }
+
+    /// The same of what an open file's descriptor reaches.
+    pub(super) fn hand_over_object(
+        &self,
+        number: u64,
+        object: BorrowedFd<'_>,
+        upper: Option<UpperKind>,
+        path: &[u8],
+    ) {
+        let outliving = &self.held.outliving;
+        let (Some(state), Some(keeper)) = (self.state(), outliving.keeper.get()) else {
+            return;
+        };
+        outliving.held.lock().insert(number);
+        state.note_nameless(number, code(upper), path);
+        keeper.keep_object(number, object);
+    }
+
+    /// Every number that the kernel may hold and memory does not.
+    pub(super) fn unseen(&self) -> Vec<u64> {
+        let seen = self.held.outliving.seen.lock();
+        seen.keys().copied().collect()
+    }
+
+    /// The names of these.
+    pub(super) fn unseen_names(&self) -> Vec<(Notice, Drop)> {
+        let seen = self.held.outliving.seen.lock();
+        let notice = |(parent, name): &Seen| {
+            let (parent, name) = (*parent, name.clone());
+            (Notice::Entry { parent, name }, Drop::IfChanged)
+        };
+        seen.values().map(notice).collect()
+    }
+
+    /// Does a request that fails so come again, and was it done the first time?
+    pub(super) fn was_done<T>(
+        &self,
+        failed: Res<T>,
+        error: &[Errno],
+        done: impl FnOnce() -> Option<T>,
+    ) -> Res<T> {
+        match failed {
+            Err(e) if error.contains(&e) && request::is_resent() => done().ok_or(e),
+            other => other,
+        }
+    }
+
+    /// Before an exchange: which object moves.
+    pub(super) fn intend(&self, here: &Here) {
+        if let Some(state) = self.state() {
+            let stat = &here.attr.stat;
+            state.intend(request::number(), (stat.dev, stat.ino));
+        }
+    }
+
+    /// Was an exchange that comes again done? Then what was to move is where it was to go.
+    pub(super) fn was_exchanged(&self, to: &Here) -> bool {
+        let intended = || self.state()?.intended(request::number());
+        let stat = &to.attr.stat;
+        request::is_resent() && intended() == Some((stat.dev, stat.ino))
+    }
+}

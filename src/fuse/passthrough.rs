@@ -1,0 +1,62 @@
+//! Files that the kernel was handed: what it takes, and their end.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::fs::Handle;
+use crate::keep::State;
+use crate::keep::opens::Registered;
+use crate::sys::{Errno, fusemount};
+
+/// A file in the kernel's hands until this is dropped.
+#[derive(Debug)]
+pub(super) struct Passed {
+    device: Arc<OwnedFd>,
+    id: u32,
+    /// Noted for the next worker.
+    _noted: Option<Registered>,
+}
+
+impl Passed {
+    /// Hands it over.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn hand(
+        device: &Arc<OwnedFd>,
+        state: &Arc<State>,
+        file: BorrowedFd<'_>,
+    ) -> std::io::Result<Passed> {
+        let id = fuser::BackingId::create_raw(device, file)?;
+        Ok(Passed {
+            device: device.clone(),
+            _noted: state.registered(id),
+            id,
+        })
+    }
+
+    /// One that a worker before this one has handed over.
+    pub(super) fn taken_over(device: &Arc<OwnedFd>, id: u32, noted: Registered) -> Passed {
+        Passed {
+            device: device.clone(),
+            id,
+            _noted: Some(noted),
+        }
+    }
+}
+
+impl Handle for Passed {
+    fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        match fusemount::close_backing(self.device.as_fd(), self.id) {
+            // The mount is gone, and with it all that it had.
+            Ok(()) | Err(Errno::PERM | Errno::NODEV | Errno::NOTCONN) => {}
+            Err(error) => tracing::warn!(id = self.id, %error, "a file stays with the kernel"),
+        }
+    }
+}
