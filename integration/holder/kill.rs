@@ -146,13 +146,13 @@ fn a_root_that_was_unmounted_in_use_goes_on_for_its_users() {
 #[test]
 fn tables_that_are_broken_meanwhile_take_no_root_away() {
     let c = site(10);
+    prepare(&c);
     c.set("watch_tables", "true");
-    let d = Daemon::start(&c);
+    let d = Daemon::launch(&c, &[]);
+    d.told("READY=1");
     let load = Load::of_a_reader(&d.at(1, "opt"), 10);
-    let broken = c.path("tables/litefile.csv");
-    let good = text(&broken);
-    put(&broken, format!("{good}ALL,/etc/x,nonsense\n"));
-    put(c.path("tables/nodelist.csv"), "#node,groups\n");
+    c.table("litefile", "#image,file,options\nALL,/etc/x,nonsense\n");
+    c.table("nodelist", "#node,groups\n");
     kill(&d);
     load.goes_on();
     assert_eq!(d.mounts().len(), 2);

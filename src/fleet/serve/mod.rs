@@ -318,7 +318,7 @@ impl Fleet {
             .into_iter()
             .partition(|node| left.contains(&node.name));
         if !stopping {
-            nodes.extend(others.into_iter().filter(|node| !node.stays_unmounted()));
+            nodes.extend(others);
         }
         let tried = crew::gather(nodes, START, move |node| node.begin(&fleet));
         *self.started.0.lock() = true;

@@ -281,11 +281,14 @@ impl Node {
                 );
             }
         }
+        if self.stays_unmounted() {
+            return Went::plain(Outcome::Already);
+        }
         self.mount_now(fleet)
     }
 
     /// Somebody unmounted it, and that holds for a worker that follows; sets its state so.
-    pub(super) fn stays_unmounted(&self) -> bool {
+    fn stays_unmounted(&self) -> bool {
         let stays = self.keep.was_unmounted(&self.name);
         if stays {
             self.set(State::Unmounted, Some("it was unmounted before".into()));
