@@ -199,7 +199,7 @@ impl Config {
     /// Reads `path`, or the default file where none is named. A default file that doesn't exist
     /// means the defaults; a named one must exist.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        let file = Self::file(path);
         match std::fs::read_to_string(file) {
             Ok(text) => Self::parse(&text, file),
             Err(e) if e.kind() == io::ErrorKind::NotFound && path.is_none() => Ok(Self::default()),
@@ -208,6 +208,11 @@ impl Config {
                 source,
             }),
         }
+    }
+
+    /// The file that is read: `path`, or the default one.
+    pub fn file(path: Option<&Path>) -> &Path {
+        path.unwrap_or(Path::new(DEFAULT_PATH))
     }
 
     /// Parses the text of a configuration file; `file` is for the messages.

@@ -13,6 +13,7 @@ pub mod fs;
 pub mod fuse;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod holder;
 pub mod inode;
 pub mod keep;
 pub mod layer;
@@ -21,6 +22,7 @@ pub mod metrics;
 pub mod nfs;
 pub mod pool;
 pub mod rules;
+mod stuck;
 mod sync;
 pub mod sys;
 pub mod systemd;

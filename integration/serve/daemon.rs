@@ -52,6 +52,12 @@ impl<'a> Daemon<'a> {
     }
 
     pub fn launch(cluster: &'a Cluster, args: &[&str]) -> Self {
+        let program = env!("CARGO_BIN_EXE_statelite");
+        Self::of(cluster, Path::new(program), args)
+    }
+
+    /// One of a program of its own.
+    pub fn of(cluster: &'a Cluster, program: &Path, args: &[&str]) -> Self {
         let path = cluster.path("run/notify");
         std::fs::remove_file(&path).ok();
         let manager = UnixDatagram::bind(&path).unwrap();
@@ -61,10 +67,17 @@ impl<'a> Daemon<'a> {
             .append(true)
             .create(true)
             .open(&log);
-        let child = cluster
-            .command(&["serve"])
+        let said = cluster.command(&["serve"]);
+        let mut command = std::process::Command::new(program);
+        command.args(said.get_args());
+        command.envs(
+            said.get_envs()
+                .filter_map(|(key, value)| Some((key, value?))),
+        );
+        let child = command
             .args(args)
             .env("NOTIFY_SOCKET", &path)
+            .env("STATELITE_TEST_STUCK", cluster.path("stuck"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(out.unwrap())
@@ -109,6 +122,12 @@ impl<'a> Daemon<'a> {
 
     pub fn pid(&self) -> Pid {
         Pid::from_child(self.child.as_ref().unwrap())
+    }
+
+    /// The process that serves.
+    pub fn worker(&self) -> Pid {
+        let pid = self.status()["daemon"]["worker"]["pid"].as_i64().unwrap();
+        Pid::from_raw(pid as i32).unwrap()
     }
 
     pub fn signal(&self, signal: Signal) {

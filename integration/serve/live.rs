@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
 use crate::cluster::{Cluster, Detached, Tmpfs, dir, eventually, exists, fails, names, put, text};
 use crate::daemon::Daemon;
@@ -410,7 +410,8 @@ fn what_is_mounted_in_a_root_stays_when_events_are_lost() {
     let limit = text("/proc/sys/fs/fanotify/max_queued_events");
     let limit: usize = limit.trim().parse().unwrap();
     // Stopped, the daemon reads none of it, and what comes last is lost.
-    d.signal(Signal::STOP);
+    let worker = d.worker();
+    kill_process(worker, Signal::STOP).unwrap();
     let noise = dir(c.tree(1, "noise"));
     put(noise.join("0"), "");
     for n in 1..=limit {
@@ -430,7 +431,7 @@ fn what_is_mounted_in_a_root_stays_when_events_are_lost() {
     std::fs::rename(c.image("srv/aside"), c.image("srv/f")).unwrap();
     put(c.image("opt/mnt/f"), "covered\n");
     put(c.tree(2, "etc/f"), "two\n");
-    d.signal(Signal::CONT);
+    kill_process(worker, Signal::CONT).unwrap();
     eventually("it is told that events were lost", || {
         d.log().contains("Overflow")
     });

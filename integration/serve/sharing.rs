@@ -75,7 +75,7 @@ fn the_second_node_asks_the_image_nothing() {
             "trace=%file,getdents64,statx,openat2,newfstatat,readlinkat",
         ])
         .arg("-p")
-        .arg(d.pid().as_raw_nonzero().to_string())
+        .arg(d.worker().as_raw_nonzero().to_string())
         .spawn()
         .unwrap();
     // It follows the daemon once a call of the daemon's shows up: status is asked until then.
@@ -250,6 +250,7 @@ fn a_reset_waits_for_a_root_that_hangs() {
     let d = Daemon::start(&c);
     std::fs::write(d.at(1, "etc/x"), "mine\n").unwrap();
     assert_eq!(text(d.at(1, "home/early")), "tree\n");
+    let worker = d.worker();
     hanging.signal(Signal::STOP);
     let stuck = {
         let path = d.at(1, "home/late");
@@ -258,7 +259,7 @@ fn a_reset_waits_for_a_root_that_hangs() {
     let upper = c.tmpfs(1, "etc/x");
     // The request is on its way when the daemon waits in the litetree.
     let waits = || {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", d.pid().as_raw_nonzero()));
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", worker.as_raw_nonzero()));
         let calls = tasks
             .unwrap()
             .flatten()
@@ -300,7 +301,7 @@ fn open_files_of_all_nodes_together_are_bounded() {
     const NODES: u32 = 16;
     let c = Cluster::new(&[("/t/", "tmpfs")]).of(NODES as usize);
     let d = Daemon::start(&c);
-    let pid = d.pid();
+    let pid = d.worker();
     let used = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
     // A directory in use and what a request takes come on top of what is there now.
     let limit = 2 * used.unwrap().count() as u64 + u64::from(NODES) * 8;

@@ -22,6 +22,7 @@ mod show;
 mod status;
 mod top;
 mod umount;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -106,6 +107,7 @@ enum Command {
     Reset(reset::ResetArgs),
     Bench(bench::BenchArgs),
     Top(top::TopArgs),
+    Upgrade(upgrade::UpgradeArgs),
     #[command(hide = true)]
     Completions(docs::CompletionsArgs),
     #[command(hide = true)]
@@ -212,25 +214,33 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// A lasting process' log goes to the file that was named.
+fn log_to_file(globals: &Globals) -> Result<(), Failure> {
+    let Some(file) = &globals.log_file else {
+        return Ok(());
+    };
+    let log = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(file);
+    let log = log.map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(rustix::stdio::dup2_stderr(&log)?)
+}
+
 fn run(cli: &Cli, limiter: &Limiter) -> Result<ExitCode, Failure> {
+    if let Command::Serve(args) = &cli.command {
+        // It goes by a configuration that may not be the file's any more.
+        return serve::run(&cli.globals, args, limiter);
+    }
     let config = cli.globals.load()?;
     let lasting = match &cli.command {
         Command::Mount(args) => args.stays() || cli.globals.log_file.is_some(),
-        Command::Serve(_) => true,
         _ => false,
     };
-    if let (Command::Serve(_), Some(file)) = (&cli.command, &cli.globals.log_file) {
-        let log = std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(file);
-        let log = log.map_err(|error| format!("{}: {error}", file.display()))?;
-        rustix::stdio::dup2_stderr(&log)?;
-    }
     start_logging(&cli.globals, &config, lasting, limiter)?;
     let (globals, config) = (&cli.globals, &config);
     match &cli.command {
-        Command::Serve(args) => serve::run(globals, args),
+        Command::Serve(args) => serve::run(globals, args, limiter),
         Command::Status(args) => status::run(globals, config, args),
         Command::Reload(args) => reload::run(globals, config, args),
         Command::Mount(args) => mount::run(globals, config, args),
@@ -242,6 +252,7 @@ fn run(cli: &Cli, limiter: &Limiter) -> Result<ExitCode, Failure> {
         Command::Reset(args) => reset::run(globals, config, args),
         Command::Bench(args) => bench::run(globals, args),
         Command::Top(args) => top::run(globals, config, args),
+        Command::Upgrade(args) => upgrade::run(globals, config, args),
         Command::Completions(args) => docs::completions(args),
         Command::Man(args) => docs::man(args),
         Command::Generator(args) => generator::run(config, args),

@@ -128,6 +128,16 @@ fn text(status: &Status, named: bool) -> String {
         ago(daemon.since),
         daemon.reloads
     ));
+    if let Some(last) = &daemon.worker.last {
+        let worker = &daemon.worker;
+        out.push_str(&format!(
+            "served by process {}, replaced {} times, the last time {} ago: {}\n",
+            worker.pid,
+            worker.replaced,
+            ago(last.at),
+            last.why
+        ));
+    }
     for other in &status.elsewhere {
         let (node, servers) = (&other.node, other.servers.join(", "));
         out.push_str(&format!("{node}: served by {servers} ({})\n", other.at));

@@ -111,6 +111,12 @@ pub enum Ask {
         /// Which.
         nodes: String,
     },
+    /// Have another program take over all roots: [`Upgraded`], said by that one.
+    Upgrade {
+        /// Its file; what lies now where this one was started from, where it is left out.
+        #[serde(default)]
+        program: Option<PathBuf>,
+    },
 }
 
 /// A boot, as its hook tells of it.
@@ -211,12 +217,15 @@ pub struct Status {
 /// The daemon itself.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Daemon {
-    /// Process id.
+    /// Process id of the one that stays.
     pub pid: u32,
-    /// The program's version.
+    /// The version of the program that serves.
     pub version: String,
     /// Since when it runs, in seconds since 1970.
     pub since: u64,
+    /// The process that serves.
+    #[serde(default)]
+    pub worker: Worker,
     /// The directory of the tables.
     pub tables: PathBuf,
     /// How often tables and configuration were read anew and taken.
@@ -226,6 +235,37 @@ pub struct Daemon {
     /// What NFS servers are told, where the configuration has them told.
     #[serde(default)]
     pub export: Option<ExportStatus>,
+}
+
+/// The process that serves, which is replaced when it ends.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Worker {
+    /// Process id.
+    pub pid: u32,
+    /// Since when it serves, in seconds since 1970.
+    pub since: u64,
+    /// How many there were before it.
+    pub replaced: u64,
+    /// The end of the last of them.
+    pub last: Option<Replaced>,
+}
+
+/// The end of a process that served.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Replaced {
+    /// In seconds since 1970.
+    pub at: u64,
+    /// Why it ended.
+    pub why: String,
+}
+
+/// Another program has taken over.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Upgraded {
+    /// Its version.
+    pub version: String,
+    /// The process that serves now.
+    pub pid: u32,
 }
 
 /// What NFS servers are told.

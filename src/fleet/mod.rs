@@ -23,5 +23,5 @@ pub use plain::{PlainSpec, plain_view};
 pub use plan::{Plan, PlanError, Planned, plan};
 pub use reset::{ResetError, reset, reset_on_boot};
 pub use run::{Background, RunError, report_failure, run_foreground, start_background};
-pub use serve::{ControlError, Fleet, ServeError, ServeOptions, serve};
+pub use serve::{Beginning, ControlError, Fleet, ServeError, ServeOptions, serve};
 pub use shared::Shared;

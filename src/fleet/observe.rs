@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::shared::Shared;
 use crate::fs::Root;
-use crate::metrics::{Address, CacheFigures, Node, Registry, ServeError, Server, WatchFigures};
+use crate::metrics::{
+    Address, CacheFigures, Node, Registry, ServeError, Server, Source, WatchFigures,
+};
 
 /// Counters and the endpoint that tells them, until this is dropped.
 #[derive(Debug)]
@@ -43,6 +45,11 @@ impl Metrics {
         }
         let _server = Server::start(address, registry.clone())?;
         Ok(Metrics { registry, _server })
+    }
+
+    /// Adds families to what is told.
+    pub fn source(&self, source: impl Source + 'static) {
+        self.registry.source(source);
     }
 
     /// A view's counters, for its [`crate::fuse::Adapter::with_metrics`]. They do not keep the view.

@@ -108,31 +108,8 @@ pub fn run_foreground(
 
 /// Every file that is open in the view is a descriptor here: as many as the kernel allows.
 pub(super) fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let most = std::fs::read_to_string("/proc/sys/fs/nr_open")
-        .ok()
-        .and_then(|n| n.trim().parse().ok());
-    let most = most.or(getrlimit(Resource::Nofile).maximum);
-    if let Err(error) = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: most,
-            maximum: most,
-        },
-    ) {
-        // Without CAP_SYS_RESOURCE the hard limit stays where it is.
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        if setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: maximum,
-                maximum,
-            },
-        )
-        .is_err()
-        {
-            tracing::warn!(%error, "the limit of open files stays as it was");
-        }
+    if let Err(error) = crate::sys::privileges::raise_descriptors() {
+        tracing::warn!(%error, "the limit of open files stays as it was");
     }
 }
 

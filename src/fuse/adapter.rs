@@ -51,6 +51,11 @@ impl Adapter {
         Adapter { node, ..self }
     }
 
+    /// Counts its requests.
+    pub fn counts(&self) -> Arc<Node> {
+        self.node.clone()
+    }
+
     /// The root that it serves.
     pub(super) fn root(&self) -> Arc<Root> {
         self.root.clone()

@@ -29,6 +29,7 @@ impl Filesystem for Adapter {
             return self.lookup_number(parent, name.as_bytes(), reply);
         }
         self.guarded(Op::Lookup, parent, || {
+            crate::stuck::here(name.as_bytes());
             let result = match self.view().answer(parent.0, name.as_bytes()) {
                 Ok(Answer::Absent(lifetime)) if !lifetime.is_zero() => {
                     absent();

@@ -22,7 +22,7 @@ pub struct Figures {
 type Look = Box<dyn Fn() -> Option<Figures> + Send + Sync>;
 
 /// Counts one session's requests; held by what serves them. Where metrics are off it counts
-/// nothing but panics, and looks at no clock.
+/// how many have come, were answered and panicked, and looks at no clock.
 pub struct Node {
     name: String,
     counts: CachePadded<Counts>,
@@ -37,6 +37,8 @@ struct Observed {
 /// Lines of their own: no other session's thread touches them.
 #[derive(Debug)]
 struct Counts {
+    begun: AtomicU64,
+    ended: AtomicU64,
     nanos: AtomicU64,
     errors: AtomicU64,
     failures: AtomicU64,
@@ -73,6 +75,8 @@ impl Node {
         Arc::new(Node {
             name: name.to_owned(),
             counts: CachePadded::new(Counts {
+                begun: AtomicU64::new(0),
+                ended: AtomicU64::new(0),
                 nanos: AtomicU64::new(0),
                 errors: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
@@ -91,11 +95,21 @@ impl Node {
     /// A request has come in. Through the vDSO this takes about 20 ns; where the kernel's clock
     /// source needs a system call, it takes what that costs ([`super::clock`]).
     pub fn begin(&self) -> Begun {
+        self.counts.begun.fetch_add(1, Ordering::Relaxed);
         Begun(self.observed.as_ref().map(|_| Instant::now()))
+    }
+
+    /// How many requests were answered, and how many are in flight.
+    pub fn progress(&self) -> (u64, u64) {
+        // In this order: what ends in between is not taken for one that is in flight.
+        let begun = self.counts.begun.load(Ordering::Acquire);
+        let ended = self.counts.ended.load(Ordering::Acquire);
+        (ended, begun.saturating_sub(ended))
     }
 
     /// It has been answered, with this errno or 0.
     pub fn finish(&self, op: Op, begun: Begun, errno: i32) {
+        self.counts.ended.fetch_add(1, Ordering::Relaxed);
         let Some(Observed { shared, .. }) = &self.observed else {
             return;
         };

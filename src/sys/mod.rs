@@ -9,11 +9,14 @@ pub mod creds;
 pub mod dir;
 pub mod fanotify;
 pub mod fusemount;
+pub mod inherit;
 pub mod memory;
 pub mod mountinfo;
 pub mod obj;
+pub mod privileges;
 mod procfs;
 pub mod shm;
+pub mod threads;
 mod xattr;
 
 pub use rustix::io::Errno;

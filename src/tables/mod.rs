@@ -50,7 +50,7 @@ use nodes::Nodes;
 pub use boot::{Address, Elsewhere, NodeBoot};
 pub use csv::{Row, Table};
 pub use noderange::NoderangeError;
-pub use source::{CsvDir, RawTable, Source};
+pub use source::{CsvDir, Frozen, FrozenTable, RawTable, Source};
 pub use spec::*;
 
 /// Every table, read and checked as far as that is possible without a node.

@@ -2,6 +2,7 @@
 //!
 //! Owns: finding and reading a table's bytes. May not: know what they mean.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
@@ -75,6 +76,70 @@ impl Source for CsvDir {
     }
 }
 
+/// A place as it was when it was read: what is read from this stays what it is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Frozen {
+    /// What a message calls the whole.
+    pub place: PathBuf,
+    /// Each table, by name.
+    pub tables: BTreeMap<String, FrozenTable>,
+}
+
+/// One table of a [`Frozen`] place.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FrozenTable {
+    /// What a message calls it.
+    pub file: PathBuf,
+    /// Its bytes, or why it could not be read.
+    pub bytes: Result<Vec<u8>, String>,
+}
+
+impl Frozen {
+    /// Reads all there is.
+    ///
+    /// # Errors
+    /// The list of tables can't be read; a table that can't is so in the copy, too.
+    pub fn of(source: &dyn Source) -> io::Result<Frozen> {
+        let mut tables = BTreeMap::new();
+        for name in source.list()? {
+            let (file, bytes) = match source.read(&name) {
+                Ok(None) => continue,
+                Ok(Some(raw)) => (raw.file, Ok(raw.bytes)),
+                Err(error) => (source.file(&name), Err(error.to_string())),
+            };
+            tables.insert(name, FrozenTable { file, bytes });
+        }
+        let place = source.place();
+        Ok(Frozen { place, tables })
+    }
+}
+
+impl Source for Frozen {
+    fn place(&self) -> PathBuf {
+        self.place.clone()
+    }
+
+    fn file(&self, table: &str) -> PathBuf {
+        match self.tables.get(table) {
+            Some(found) => found.file.clone(),
+            None => self.place.join(format!("{table}.csv")),
+        }
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.tables.keys().cloned().collect())
+    }
+
+    fn read(&self, table: &str) -> io::Result<Option<RawTable>> {
+        let Some(found) = self.tables.get(table) else {
+            return Ok(None);
+        };
+        let bytes = found.bytes.clone().map_err(io::Error::other)?;
+        let file = found.file.clone();
+        Ok(Some(RawTable { file, bytes }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +155,16 @@ mod tests {
         let raw = source.read("myown").unwrap().unwrap();
         assert_eq!(raw.bytes, b"myown.csv");
         assert!(source.read("absent").unwrap().is_none());
+        let frozen = Frozen::of(&source).unwrap();
+        std::fs::write(dir.path().join("site.csv"), "other").unwrap();
+        std::fs::write(dir.path().join("more.csv"), "").unwrap();
+        assert_eq!(frozen.list().unwrap(), ["myown", "site"]);
+        let raw = frozen.read("site").unwrap().unwrap();
+        assert_eq!(
+            (raw.bytes, raw.file),
+            (b"site.csv".into(), source.file("site"))
+        );
+        assert!(frozen.read("more").unwrap().is_none());
         assert!(CsvDir::new("/nonexistent").list().is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! What the daemon answers to each request.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -11,7 +12,7 @@ use super::node::{Node, Went};
 use super::reload::Asked;
 use crate::control::{
     Answer, Ask, Code, Daemon, Done, ElsewhereNode, Explained, NodeDone, NodeShown, PathAnswer,
-    Refusal, Reply, Shown, State, Status, VERSION, unix_seconds,
+    Refusal, Replaced, Reply, Shown, State, Status, VERSION, Worker, unix_seconds,
 };
 use crate::fleet::shown;
 use crate::fuse::Leave;
@@ -85,6 +86,10 @@ impl Fleet {
             }
             Ask::Explain { nodes, paths } => either(self.explain(&nodes, paths)),
             Ask::Show { nodes } => either(self.show(&nodes)),
+            // It needs the caller's own connection.
+            Ask::Upgrade { .. } => {
+                either::<()>(Err(refuse(Code::Garbage, "not asked for this way")))
+            }
         }
     }
 
@@ -129,6 +134,12 @@ impl Fleet {
     }
 
     fn status(self: &Arc<Self>, range: Option<&str>) -> Result<Status, Refusal> {
+        // Just begun: roots that another worker has served are about to be gone on with.
+        let mut started = self.started.0.lock();
+        if self.keep.told.replaced > 0 && !*started {
+            self.started.1.wait_for(&mut started, GLANCE);
+        }
+        drop(started);
         let mut elsewhere: Vec<ElsewhereNode> = Vec::new();
         for other in &self.loaded.read().elsewhere {
             elsewhere.push(ElsewhereNode {
@@ -162,17 +173,32 @@ impl Fleet {
         });
         Ok(Status {
             daemon: Daemon {
-                pid: std::process::id(),
+                pid: super::control::daemon(),
                 version: env!("CARGO_PKG_VERSION").into(),
-                since: unix_seconds(self.since),
+                since: self.keep.told.since,
+                worker: self.worker(),
                 tables: config.tables.clone(),
-                reloads: self.reloads.load(std::sync::atomic::Ordering::Relaxed),
+                reloads: self.reloads.load(Ordering::Relaxed),
                 refused: *self.refused.lock(),
                 export: self.exporter.status(),
             },
             nodes: nodes.collect(),
             elsewhere,
         })
+    }
+
+    fn worker(&self) -> Worker {
+        let told = &self.keep.told;
+        let last = (told.replaced > 0).then(|| Replaced {
+            at: told.last,
+            why: told.why.clone(),
+        });
+        Worker {
+            pid: std::process::id(),
+            since: unix_seconds(self.since),
+            replaced: told.replaced,
+            last,
+        }
     }
 
     /// Of the live views; a node that is not mounted is looked at by whoever asks.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,9 +13,11 @@ use rustix::fs::{FlockOperation, Mode};
 
 use super::Fleet;
 use super::answers::{line, refuse};
+use super::keep::{LISTENER, LOCK};
 use crate::control::{
-    Answer, Code, LineError, MAX_REQUEST, Refusal, Request, read_line, write_line,
+    Answer, Ask, Code, LineError, MAX_REQUEST, Refusal, Request, read_line, write_line,
 };
+use crate::holder::link::{self, Given, Link};
 use crate::sys::Errno;
 
 /// How long a caller has to send a request, and to take its reply.
@@ -45,6 +48,12 @@ pub enum ControlError {
     },
 }
 
+/// The process that stays: the one that holds what this one serves.
+pub(super) fn daemon() -> u32 {
+    let holder = link::holder().map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
+    holder.unwrap_or_else(std::process::id)
+}
+
 /// The socket; it goes when this does.
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -56,8 +65,39 @@ pub(super) struct Socket {
 }
 
 impl Socket {
+    /// The socket that a worker before this one has left, whose callers wait in it; a new one where
+    /// there is none, or the configuration wants another.
+    pub(super) fn take(
+        path: &Path,
+        given: &mut Given,
+        link: &Link,
+    ) -> Result<Socket, ControlError> {
+        let left = given.remove(LISTENER).zip(given.remove(LOCK));
+        if let Some((listener, lock)) = left {
+            let socket = Socket {
+                path: path.into(),
+                listener: listener.into(),
+                _lock: lock.into(),
+            };
+            let address = socket.listener.local_addr();
+            if address.is_ok_and(|address| address.as_pathname() == Some(path)) {
+                return Ok(socket);
+            }
+        }
+        let socket = Self::make(path)?;
+        let what = [
+            (LISTENER, socket.listener.as_fd()),
+            (LOCK, socket._lock.as_fd()),
+        ];
+        link.hold(&what).map_err(|error| ControlError::Make {
+            path: path.into(),
+            error,
+        })?;
+        Ok(socket)
+    }
+
     /// Takes the socket over from a daemon that has died; never from one that lives.
-    pub(super) fn make(path: &Path) -> Result<Socket, ControlError> {
+    fn make(path: &Path) -> Result<Socket, ControlError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |error: io::Error| ControlError::Make { path, error }
@@ -93,7 +133,7 @@ impl Socket {
             Err(error) => return Err(failed(&beside)(error.into())),
         }
         lock.set_len(0)
-            .and_then(|()| writeln!(&lock, "{}", std::process::id()))
+            .and_then(|()| writeln!(&lock, "{}", daemon()))
             .map_err(failed(&beside))?;
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -200,7 +240,10 @@ fn converse(stream: &UnixStream, fleet: &Arc<Fleet>) {
         let reply = match Request::read(&said).map_err(|why| refuse(Code::Garbage, why)) {
             Ok(request) => {
                 tracing::debug!(?request, "asked");
-                fleet.answer(request.ask)
+                match request.ask {
+                    Ask::Upgrade { program } => fleet.upgrade(program, stream),
+                    ask => fleet.answer(ask),
+                }
             }
             Err(refusal) => line(Answer::<()>::Error(refusal)),
         };

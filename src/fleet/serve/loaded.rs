@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::node::{Fault, Wanted};
+use super::snapshot::Snapshot;
 use crate::config::Config;
 use crate::fleet::{Plan, PlanError, plan};
-use crate::tables::{CsvDir, Elsewhere, Origin, Problem, Severity, Tables, TablesError};
+use crate::tables::{Elsewhere, Origin, Problem, Severity, Tables, TablesError};
 
 /// What the command line said; it holds over every reload.
 #[derive(Clone, Debug, Default)]
@@ -22,10 +23,24 @@ pub struct ServeOptions {
     pub nodes: Option<String>,
 }
 
+impl ServeOptions {
+    /// The command line's words over a configuration.
+    pub(super) fn over(&self, config: &mut Config) {
+        if let Some(tables) = &self.tables {
+            config.tables.clone_from(tables);
+        }
+        if let Some(root) = &self.root {
+            config.root.clone_from(root);
+        }
+    }
+}
+
 /// One reading.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) config: Arc<Config>,
+    /// What was read.
+    pub(super) snapshot: Snapshot,
     pub(super) tables: Tables,
     /// For the next plan to share with.
     pub(super) plan: Plan,
@@ -38,32 +53,25 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// The configuration, with the command line's words over it.
-    pub(super) fn config(options: &ServeOptions) -> Result<Config, String> {
-        let mut config =
-            Config::load(options.config.as_deref()).map_err(|error| error.to_string())?;
-        if let Some(tables) = &options.tables {
-            config.tables.clone_from(tables);
-        }
-        if let Some(root) = &options.root {
-            config.root.clone_from(root);
-        }
-        Ok(config)
-    }
-
     /// Reads and checks everything.
     ///
     /// # Errors
     /// A sentence, where there is nothing to go by.
     pub(super) fn read(options: &ServeOptions, before: Option<&Plan>) -> Result<Loaded, String> {
-        let config = Self::config(options)?;
-        if !config.tables.is_dir() {
-            let dir = config.tables.display();
-            return Err(format!(
-                "{dir}: no such directory; tables are read from it, one TABLE.csv each"
-            ));
-        }
-        let tables = Tables::load(&CsvDir::new(&config.tables));
+        Self::of(Snapshot::read(options)?, options, before)
+    }
+
+    /// Checks everything that was read.
+    ///
+    /// # Errors
+    /// A sentence, where there is nothing to go by.
+    pub(super) fn of(
+        snapshot: Snapshot,
+        options: &ServeOptions,
+        before: Option<&Plan>,
+    ) -> Result<Loaded, String> {
+        let config = snapshot.config(options)?;
+        let tables = Tables::load(snapshot.tables());
         let names = match &options.nodes {
             Some(range) => tables.noderange(range).map_err(|error| error.to_string())?,
             None => tables.nodes(),
@@ -113,6 +121,7 @@ impl Loaded {
         }
         Ok(Loaded {
             config: Arc::new(config),
+            snapshot,
             tables,
             plan,
             nodes,

@@ -8,11 +8,15 @@ mod changes;
 mod control;
 mod crew;
 mod export;
+mod keep;
 mod loaded;
 mod node;
 mod notify;
+mod pulse;
 mod reload;
+mod snapshot;
 mod ticker;
+mod upgrade;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -20,23 +24,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 use signal_hook::iterator::Signals;
 
 pub use control::ControlError;
+pub use keep::Beginning;
 pub use loaded::ServeOptions;
 
 use crate::config::Config;
 use crate::control::Outcome;
+use crate::control::unix_seconds;
 use crate::fleet::{Metrics, Shared};
 use crate::fuse::Leave;
+use crate::metrics::{Kind, Text};
 use crate::pool::Pool;
 use crate::tables::{Problem, Severity};
 use control::Socket;
 use export::Exporter;
+use keep::Keep;
 use loaded::Loaded;
 use node::Node;
 use notify::Manager;
+use pulse::Pulse;
 use ticker::Ticker;
 
 /// How long the start waits for nodes whose image or store hangs before it is said to be over.
@@ -55,6 +64,9 @@ pub enum ServeError {
     /// The control socket is not to be had.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The process that is to hold what this one serves is not there, or says nothing.
+    #[error("the holder: {0}")]
+    Holder(io::Error),
     /// Signals can't be waited for, or no thread can be had.
     #[error("starting: {0}")]
     Start(io::Error),
@@ -74,7 +86,9 @@ pub struct Fleet {
     pool: Arc<Pool>,
     ticker: Ticker,
     exporter: Arc<Exporter>,
+    keep: Arc<Keep>,
     manager: Manager,
+    pulse: Arc<Pulse>,
     /// Held during a reload.
     reloading: Mutex<()>,
     reloads: AtomicU64,
@@ -83,29 +97,47 @@ pub struct Fleet {
     told: Mutex<HashSet<Problem>>,
     /// The last words that the service manager was told.
     said: Mutex<String>,
+    /// Every node was tried.
+    started: (Mutex<bool>, Condvar),
     stopping: AtomicBool,
     since: SystemTime,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT. Where a worker has left sessions, it goes on with them, and with
+/// what that went by.
 ///
 /// # Errors
 /// [`ServeError`]; what is wrong with a single node is no error.
-pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
+pub fn serve(options: ServeOptions, beginning: Beginning) -> Result<(), ServeError> {
     crate::sys::memory::many_threads();
     super::run::raise_open_files();
-    let config = Loaded::config(&options).map_err(ServeError::Input)?;
-    let socket = Socket::make(&config.control)?;
+    let (link, mut given, told, snapshot) = beginning.into_parts();
+    crate::stuck::here(match told.replaced {
+        0 => b"start",
+        _ => b"again",
+    });
+    let config = snapshot.config(&options).map_err(ServeError::Input)?;
+    let socket = Socket::take(&config.control, &mut given, &link)?;
+    let keep = Keep::new(link, given, told);
     crate::sys::creds::clear_umask();
     let signals = [libc::SIGHUP, libc::SIGTERM, libc::SIGINT];
     let mut signals = Signals::new(signals).map_err(ServeError::Start)?;
-    let loaded = Loaded::read(&options, None).map_err(ServeError::Input)?;
-    let fleet = Arc::new(Fleet::new(options, loaded));
+    let pulse = Pulse::start(keep.link.clone()).map_err(ServeError::Start)?;
+    let loaded = Loaded::of(snapshot, &options, None).map_err(ServeError::Input)?;
+    let fleet = Arc::new(Fleet::new(options, loaded, keep, pulse));
+    fleet.offer_left();
     socket.serve(&fleet).map_err(ServeError::Start)?;
+    if fleet.keep.told.stopping {
+        tracing::info!("goes on with what the last one was at: it stops");
+        fleet.start();
+        fleet.stop(|| signals.pending().any(|signal| signal != libc::SIGHUP));
+        return Ok(());
+    }
     for (name, work) in [
         ("statelite-start", Fleet::start as fn(&Arc<Fleet>)),
         ("statelite-tick", ticker::run),
         ("statelite-nfs", export::run),
+        ("statelite-held", listen),
     ] {
         let fleet = fleet.clone();
         let thread = std::thread::Builder::new().name(name.into());
@@ -126,37 +158,63 @@ pub fn serve(options: ServeOptions) -> Result<(), ServeError> {
     }
 }
 
+fn listen(fleet: &Arc<Fleet>) {
+    fleet.keep.link.listen();
+}
+
 /// Roots without metrics are better than none.
-fn metrics(config: &Config, shared: &Shared) -> Option<Metrics> {
-    Metrics::start(config.metrics.as_ref()?, shared)
+fn metrics(config: &Config, shared: &Shared, keep: &Arc<Keep>) -> Option<Metrics> {
+    let metrics = Metrics::start(config.metrics.as_ref()?, shared)
         .inspect_err(|error| tracing::error!(%error, "there are no metrics"))
-        .ok()
+        .ok()?;
+    let (replaced, since) = (keep.told.replaced, unix_seconds(SystemTime::now()));
+    metrics.source(move |text: &mut Text| {
+        let help =
+            "How often the process that serves was replaced by another, since the daemon runs.";
+        text.single(
+            "statelite_worker_replacements_total",
+            Kind::Counter,
+            help,
+            replaced,
+        );
+        let help = "When the process that serves was started, in seconds since 1970.";
+        text.single(
+            "statelite_worker_start_time_seconds",
+            Kind::Gauge,
+            help,
+            since,
+        );
+    });
+    Some(metrics)
 }
 
 impl Fleet {
-    fn new(options: ServeOptions, loaded: Loaded) -> Fleet {
+    fn new(options: ServeOptions, loaded: Loaded, keep: Arc<Keep>, pulse: Arc<Pulse>) -> Fleet {
         let shared = Shared::new(&loaded.config);
         let loaded = Arc::new(loaded);
         let exporter = Exporter::new(loaded.clone());
         let nodes = loaded.nodes.iter().map(|(name, wanted)| {
-            let node = Node::new(name.clone(), wanted.clone(), exporter.clone());
+            let node = Node::new(name.clone(), wanted.clone(), exporter.clone(), keep.clone());
             (name.clone(), node)
         });
         Fleet {
             options,
             nodes: RwLock::new(nodes.collect()),
-            metrics: metrics(&loaded.config, &shared),
+            metrics: metrics(&loaded.config, &shared, &keep),
             shared,
             loaded: RwLock::new(loaded),
             pool: Arc::default(),
             ticker: Ticker::default(),
             exporter,
-            manager: Manager::of_environment(),
+            manager: Manager::new(keep.link.clone()),
+            pulse,
+            keep,
             reloading: Mutex::default(),
             reloads: AtomicU64::new(0),
             refused: Mutex::default(),
             told: Mutex::default(),
             said: Mutex::default(),
+            started: Default::default(),
             stopping: AtomicBool::new(false),
             since: SystemTime::now(),
         }
@@ -250,17 +308,65 @@ impl Fleet {
         let began = Instant::now();
         self.tell(&self.loaded.read().problems.clone());
         self.manager.more_time(START * 2);
+        self.keep.snapshot(&self.loaded.read().snapshot);
+        let left = self.keep.nodes();
         let fleet = self.clone();
-        let tried = crew::gather(self.nodes(), START, move |node| node.mount(&fleet));
+        let stopping = self.keep.told.stopping;
+        // Those first that programs may be waiting for.
+        let (mut nodes, others): (Vec<_>, Vec<_>) = self
+            .nodes()
+            .into_iter()
+            .partition(|node| left.contains(&node.name));
+        if !stopping {
+            nodes.extend(others.into_iter().filter(|node| !node.stays_unmounted()));
+        }
+        let tried = crew::gather(nodes, START, move |node| node.begin(&fleet));
+        *self.started.0.lock() = true;
+        self.started.1.notify_all();
+        self.end_strangers();
         self.exporter.settle();
         // What building needed and nobody needs any more.
         crate::sys::memory::give_back();
         let late = tried.iter().filter(|went| went.is_none()).count();
         tracing::info!(took = ?began.elapsed(), late, "{}", self.status_line());
+        if stopping {
+            return;
+        }
         if self.config().watch_tables {
             self.watch_tables();
+            if self.keep.told.replaced > 0 {
+                // What was gone by is what the last one had read. The files may have changed.
+                self.tables_changed();
+            }
         }
         self.tell_ready();
+        self.keep.link.serves();
+        self.tell_asker();
+    }
+
+    /// Nothing that is mounted is to be taken from an NFS server because it is not gone on with yet.
+    fn offer_left(&self) {
+        for node in self.keep.nodes() {
+            if let Some(point) = self.keep.point(&node) {
+                self.exporter.offer(&node, &point);
+            }
+        }
+    }
+
+    /// Ends sessions of nodes that are not served any more: the tables changed when the last worker
+    /// ended, and nothing says how to serve them.
+    fn end_strangers(&self) {
+        let served = self.nodes.read();
+        let strange = |node: &String| !served.contains_key(node);
+        let strangers: Vec<String> = self.keep.nodes().into_iter().filter(strange).collect();
+        drop(served);
+        self.exporter.withdraw(strangers.iter().map(String::as_str));
+        for node in &strangers {
+            while let Some(left) = self.keep.take(node, true) {
+                tracing::warn!(node, "it is not served any more: its root is unmounted");
+                node::session::end_left(&self.keep, node, left);
+            }
+        }
     }
 
     /// Reloads while signals are still listened to.
@@ -306,6 +412,7 @@ impl Fleet {
             }
             if used.is_empty() {
                 tracing::info!(nodes = all, "stopped");
+                self.keep.let_go_of_all();
                 return;
             }
             left = used;

@@ -7,23 +7,25 @@
 
 mod change;
 mod reset;
+pub(super) mod session;
 mod status;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::Receiver;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::export::Exporter;
+use super::keep::Keep;
 use super::{Fleet, changes};
 use crate::config::Config;
 use crate::control::{Outcome, State};
-use crate::fleet::build::{self, BuildError};
-use crate::fleet::{Attached, Planned, Use, stores};
-use crate::fs::{Root, View};
-use crate::fuse::{self, Adapter, IoNow, Leave};
+use crate::fleet::build::BuildError;
+use crate::fleet::{Attached, Planned, stores};
+use crate::fs::View;
+use crate::fuse::{self, IoNow, Leave};
 use crate::sys::Errno;
 use crate::tables::RuleRow;
 
@@ -148,12 +150,18 @@ struct Inner {
 pub(super) struct Node {
     pub(super) name: String,
     exporter: Arc<Exporter>,
+    keep: Arc<Keep>,
     work: Mutex<()>,
     inner: Mutex<Inner>,
 }
 
 impl Node {
-    pub(super) fn new(name: String, wanted: Wanted, exporter: Arc<Exporter>) -> Arc<Node> {
+    pub(super) fn new(
+        name: String,
+        wanted: Wanted,
+        exporter: Arc<Exporter>,
+        keep: Arc<Keep>,
+    ) -> Arc<Node> {
         let inner = Inner {
             wanted,
             state: State::Starting,
@@ -171,6 +179,7 @@ impl Node {
         Arc::new(Node {
             name,
             exporter,
+            keep,
             work: Mutex::default(),
             inner: Mutex::new(inner),
         })
@@ -256,6 +265,34 @@ impl Node {
         }
     }
 
+    /// The first try of a worker: goes on with the sessions that the one before it has left, those
+    /// that are in use without a mount too.
+    pub(super) fn begin(self: &Arc<Self>, fleet: &Arc<Fleet>) -> Went {
+        let _work = match self.work() {
+            Ok(work) => work,
+            Err(went) => return went,
+        };
+        while let Some(left) = self.keep.take(&self.name, false) {
+            if let Err(Fault { why, .. }) = self.go_on(fleet, left) {
+                tracing::warn!(
+                    node = self.name,
+                    why,
+                    "a root that was unmounted and is in use ends"
+                );
+            }
+        }
+        self.mount_now(fleet)
+    }
+
+    /// Somebody unmounted it, and that holds for a worker that follows; sets its state so.
+    pub(super) fn stays_unmounted(&self) -> bool {
+        let stays = self.keep.was_unmounted(&self.name);
+        if stays {
+            self.set(State::Unmounted, Some("it was unmounted before".into()));
+        }
+        stays
+    }
+
     /// Another try of what failed.
     pub(super) fn retry(self: &Arc<Self>, fleet: &Arc<Fleet>) {
         let Ok(_work) = self.work() else {
@@ -282,6 +319,7 @@ impl Node {
         }
         match self.catch_up().and_then(|_| self.try_mount(fleet)) {
             Ok(()) => {
+                self.keep.unmounted(&self.name, false);
                 // Whoever stops the fleet has passed by here before the root was there.
                 if fleet.is_stopping() {
                     return self.leave(Leave::Lazily);
@@ -303,130 +341,19 @@ impl Node {
         }
     }
 
-    fn try_mount(self: &Arc<Self>, fleet: &Arc<Fleet>) -> Result<(), Fault> {
-        let planned = self.wanted()?;
-        let config = fleet.config();
-        let prepared = build::prepared(&planned, &config, Use::Mount, &fleet.shared)?;
-        let built = prepared.view()?;
-        fleet.tell(&built.problems);
-        let root = Arc::new(Root::new(built.view));
-        let point = config.root.join(&self.name);
-        let failed = |what: &str, error: &dyn std::fmt::Display| {
-            Fault::new(format!("{}: {what}: {error}", point.display()))
-        };
-        if fuse::clear_dead(&point).map_err(|e| failed("unmounting a dead root", &e))? {
-            tracing::warn!(point = %point.display(), "a root that nobody serves any more was unmounted");
-        }
-        std::fs::create_dir_all(&point).map_err(|e| failed("making the mount point", &e))?;
-        if stores::is_mount_point(&point) {
-            return Err(failed(
-                "is in use",
-                &"something is mounted there, unmount it",
-            ));
-        }
-        let mut adapter = Adapter::new(root.clone(), fleet.pool.clone());
-        if let Some(metrics) = &fleet.metrics {
-            adapter = adapter.with_metrics(metrics.node(&root));
-        }
-        let mounted = fuse::mount(adapter, &point, config.threads).map_err(Fault::new)?;
-        let mount_id = match fuse::mount_id(&point) {
-            Ok(id) => id,
-            Err(error) => {
-                self.unmount_unserved(&point);
-                return Err(failed("looking at the mounted root", &error));
-            }
-        };
-        let notifier = mounted.notifier();
-        let attached = Arc::new(fleet.shared.attach(root, point.clone(), notifier));
-        let (running, ended) = bounded(0);
-        let session = {
-            let mut inner = self.inner.lock();
-            inner.sessions += 1;
-            inner.leaving = false;
-            inner.live = Some(Live {
-                attached: attached.clone(),
-                io: mounted.io(),
-                planned,
-                config,
-                point: point.clone(),
-                mount_id,
-                session: inner.sessions,
-                ended,
-            });
-            inner.sessions
-        };
-        let (node, fleet) = (self.clone(), fleet.clone());
-        let serve = move || {
-            let ended = mounted.run();
-            // Until here it is told of changes, also when it was detached before.
-            drop(attached);
-            node.session_ended(&fleet, session, ended);
-            drop(running);
-        };
-        let thread = std::thread::Builder::new()
-            .name("statelite-root".into())
-            .stack_size(WAITER_STACK);
-        if let Err(error) = thread.spawn(serve) {
-            self.inner.lock().live = None;
-            self.unmount_unserved(&point);
-            return Err(failed("no thread to serve it", &error));
-        }
-        self.set(State::Serving, None);
-        self.exporter.offer(&self.name, &point);
-        let mut inner = self.inner.lock();
-        (inner.tries, inner.next_try, inner.pending) = (0, None, None);
-        Ok(())
-    }
-
-    /// Its session is gone or never was, so nothing waits in it.
-    fn unmount_unserved(&self, point: &Path) {
-        if let Err(error) = fuse::unmount_how(point, Leave::AtOnce) {
-            tracing::error!(node = self.name, point = %point.display(), %error, "not unmounted");
-        }
-    }
-
-    fn session_ended(
-        self: &Arc<Self>,
-        fleet: &Arc<Fleet>,
-        session: u64,
-        ended: std::io::Result<()>,
-    ) {
-        let mut inner = self.inner.lock();
-        inner.detached.retain(|detached| *detached != session);
-        if inner
-            .live
-            .as_ref()
-            .is_none_or(|live| live.session != session)
-        {
-            return;
-        }
-        let live = inner.live.take();
-        let leaving = std::mem::take(&mut inner.leaving);
-        drop(inner);
-        self.exporter.gone(&self.name);
-        // The view goes here, not under the lock.
-        drop(live);
-        if leaving {
-            return;
-        }
-        match ended {
-            Ok(()) => self.set(
-                State::Unmounted,
-                Some("it was unmounted by another program, such as umount(8)".into()),
-            ),
-            Err(error) => {
-                self.set(State::Retrying, Some(format!("its session ended: {error}")));
-                self.try_later(fleet);
-            }
-        }
-    }
-
     /// Unmounts; `why` is what status says of it.
     pub(super) fn unmount(&self, how: Leave, why: &str) -> Went {
         let _work = match self.work() {
             Ok(work) => work,
             Err(went) => return went,
         };
+        // Before it is: a worker that follows would mount it again.
+        self.keep.unmounted(&self.name, true);
+        while let Some(left) = self.keep.take(&self.name, true) {
+            // It could not be gone on with, so nobody serves it.
+            self.exporter.withdraw([&*self.name]);
+            session::end_left(&self.keep, &self.name, left);
+        }
         if self.inner.lock().live.is_none() {
             let was = self.state();
             self.set(State::Unmounted, Some(why.into()));
@@ -437,8 +364,9 @@ impl Node {
             });
         }
         let went = self.leave(how);
-        if matches!(went.outcome, Outcome::Done | Outcome::Detached) {
-            self.set(State::Unmounted, Some(why.into()));
+        match went.outcome {
+            Outcome::Done | Outcome::Detached => self.set(State::Unmounted, Some(why.into())),
+            _ => self.keep.unmounted(&self.name, false),
         }
         went
     }

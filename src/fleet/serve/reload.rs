@@ -101,6 +101,8 @@ impl Fleet {
         }
         let loaded = Arc::new(loaded);
         let config = loaded.config.clone();
+        // Before anything is done: a worker that follows goes on with it.
+        self.keep.snapshot(&loaded.snapshot);
         *self.loaded.write() = loaded.clone();
         self.exporter.withdraw(gone);
         self.exporter.reloaded(loaded.clone());
@@ -168,7 +170,8 @@ impl Fleet {
         }
         for (name, wanted) in &loaded.nodes {
             if !now.contains_key(name) {
-                let node = Node::new(name.clone(), wanted.clone(), self.exporter.clone());
+                let (exporter, keep) = (self.exporter.clone(), self.keep.clone());
+                let node = Node::new(name.clone(), wanted.clone(), exporter, keep);
                 steps.push(Step::Add(node));
             }
         }

@@ -1,0 +1,303 @@
+//! The worker is killed, at any moment.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::process::{Signal, kill_process};
+
+use crate::cluster::{Cluster, eventually, exists, put, text};
+use crate::daemon::{Daemon, json, prepare};
+use crate::load::Load;
+
+/// A site with something to read and to write.
+pub fn site(files: usize) -> Cluster {
+    let c = Cluster::new(&[("/var/", "tmpfs"), ("/home/", "persistent")]);
+    for n in 0..files {
+        put(c.image(format!("opt/f{n}")), format!("file {n}\n"));
+    }
+    for dir in ["var", "home"] {
+        crate::cluster::dir(c.image(dir));
+    }
+    c
+}
+
+/// Kills the worker, and waits for the next one to serve.
+#[track_caller]
+pub fn kill(d: &Daemon<'_>) {
+    let before = d.worker();
+    kill_process(before, Signal::KILL).unwrap();
+    d.told("READY=1");
+    assert_ne!(d.worker(), before);
+}
+
+#[test]
+fn a_killed_worker_is_not_noticed_by_readers_and_writers() {
+    let c = site(200);
+    let d = Daemon::start(&c);
+    let loads: Vec<Load> = (1..=2)
+        .map(|n| {
+            Load::start(
+                &d.at(n, "opt"),
+                200,
+                &d.at(n, ["", "var", "home"][n as usize]),
+            )
+        })
+        .collect();
+    let mounts = mount_ids(&d);
+    const KILLS: u64 = 15;
+    for _ in 0..KILLS {
+        loads.iter().for_each(Load::goes_on);
+        kill(&d);
+    }
+    assert_eq!(mount_ids(&d), mounts, "nothing was mounted anew");
+    for load in loads {
+        let (rounds, longest) = load.end();
+        println!("{rounds} operations, the longest took {longest:?}");
+    }
+    let status = d.status();
+    let worker = &status["daemon"]["worker"];
+    assert_eq!(worker["replaced"], KILLS, "{status}");
+    assert!(
+        worker["last"]["why"].as_str().unwrap().contains("signal 9"),
+        "{status}"
+    );
+    assert_eq!(status["daemon"]["pid"], d.pid().as_raw_nonzero().get());
+    let said = c.says(&["status"]);
+    assert!(said.contains("replaced 15 times"), "{said}");
+}
+
+fn mount_ids(d: &Daemon<'_>) -> Vec<String> {
+    let roots = d.path("roots");
+    let table = text("/proc/self/mountinfo");
+    let lines = table
+        .lines()
+        .filter(|line| line.contains(roots.to_str().unwrap()));
+    lines
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn who_asks_meanwhile_waits() {
+    let c = site(1);
+    let d = Daemon::start(&c);
+    // One that can't start for a while.
+    let worker = d.worker();
+    for _ in 0..5 {
+        let pid = d.worker();
+        kill_process(pid, Signal::KILL).unwrap();
+        let out = c.run(&["--json", "status"]);
+        assert!(out.status.success(), "{out:?}");
+        assert_ne!(
+            json(&out)["daemon"]["worker"]["pid"],
+            pid.as_raw_nonzero().get()
+        );
+        d.told("READY=1");
+    }
+    assert_ne!(d.worker(), worker);
+}
+
+#[test]
+fn what_was_unmounted_stays_so_and_the_rest_is_as_it_was() {
+    let c = site(1).of(3);
+    let d = Daemon::start(&c);
+    assert!(c.run(&["umount", &c.node(2)]).status.success());
+    kill(&d);
+    assert_eq!(d.status_of(1)["state"], "serving");
+    assert_eq!(d.status_of(2)["state"], "unmounted");
+    assert!(c.run(&["mount", &c.node(2)]).status.success());
+    kill(&d);
+    assert_eq!(d.status_of(2)["state"], "serving");
+    // By another program.
+    rustix::mount::unmount(d.root(3), rustix::mount::UnmountFlags::empty()).unwrap();
+    d.comes_to_be(3, "unmounted");
+    kill(&d);
+    assert_eq!(d.status_of(3)["state"], "unmounted");
+    assert_eq!(d.mounts().len(), 2);
+}
+
+#[test]
+fn a_root_that_was_unmounted_in_use_goes_on_for_its_users() {
+    let c = site(1);
+    let d = Daemon::start(&c);
+    std::fs::write(d.at(1, "home/x"), "one\n").unwrap();
+    let dir = std::fs::File::open(d.at(1, "home")).unwrap();
+    let there = |name: &str| {
+        format!(
+            "/proc/self/fd/{}/{name}",
+            std::os::fd::AsRawFd::as_raw_fd(&dir)
+        )
+    };
+    assert!(c.run(&["umount", "--lazy", &c.node(1)]).status.success());
+    kill(&d);
+    assert_eq!(d.status_of(1)["detached"], 1);
+    assert_eq!(text(there("x")), "one\n");
+    std::fs::write(there("y"), "two\n").unwrap();
+    kill(&d);
+    assert_eq!(text(there("y")), "two\n");
+    drop(dir);
+    eventually("it ends with its last user", || {
+        d.status_of(1)["detached"] == 0
+    });
+    kill(&d);
+    assert_eq!(d.status_of(1)["detached"], 0);
+}
+
+#[test]
+fn tables_that_are_broken_meanwhile_take_no_root_away() {
+    let c = site(10);
+    c.set("watch_tables", "true");
+    let d = Daemon::start(&c);
+    let load = Load::of_a_reader(&d.at(1, "opt"), 10);
+    let broken = c.path("tables/litefile.csv");
+    let good = text(&broken);
+    put(&broken, format!("{good}ALL,/etc/x,nonsense\n"));
+    put(c.path("tables/nodelist.csv"), "#node,groups\n");
+    kill(&d);
+    load.goes_on();
+    assert_eq!(d.mounts().len(), 2);
+    eventually("the broken tables were looked at", || {
+        !d.status()["daemon"]["refused"].is_null()
+    });
+    assert_eq!(d.status_of(2)["state"], "serving");
+    load.end();
+}
+
+#[test]
+fn a_worker_that_cannot_start_ends_the_daemon_only_where_nothing_is_held() {
+    let c = site(10);
+    prepare(&c);
+    let program = c.path("program");
+    std::fs::copy(env!("CARGO_BIN_EXE_statelite"), &program).unwrap();
+    let may_run = |may: bool| {
+        let mode = if may { 0o755 } else { 0o644 };
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let mut d = Daemon::of(&c, &program, &[]);
+    d.told("READY=1");
+    let load = Load::of_a_reader(&d.at(1, "opt"), 10);
+    load.goes_on();
+    may_run(false);
+    kill_process(d.worker(), Signal::KILL).unwrap();
+    let said = d.told("STATUS=a worker is started again, time 6");
+    assert!(said.contains("Permission denied"), "{said}");
+    assert_eq!(d.mounts().len(), 2);
+    may_run(true);
+    d.told("READY=1");
+    load.goes_on();
+    load.end();
+
+    assert!(c.run(&["umount", &c.node(1)]).status.success());
+    assert!(c.run(&["umount", &c.node(2)]).status.success());
+    may_run(false);
+    kill_process(d.worker(), Signal::KILL).unwrap();
+    assert_eq!(d.end(), Some(1), "{}", d.log());
+    assert!(d.log().contains("that was the last try"), "{}", d.log());
+}
+
+#[test]
+fn a_worker_that_dies_at_once_is_started_with_growing_pauses_and_the_last_one_serves() {
+    let c = site(10);
+    prepare(&c);
+    put(c.path("stuck"), "abort start\n");
+    let d = Daemon::launch(&c, &[]);
+    d.told("READY=1");
+    let load = Load::of_a_reader(&d.at(1, "opt"), 10);
+    for _ in 0..4 {
+        load.goes_on();
+        put(c.path("stuck"), "abort again\n");
+        kill_process(d.worker(), Signal::KILL).unwrap();
+        d.told("READY=1");
+        assert!(!exists(c.path("stuck")), "it has died once more");
+    }
+    load.end();
+    assert!(d.log().contains("signal 6"), "{}", d.log());
+}
+
+#[test]
+fn what_is_wrong_at_the_start_is_said_and_is_the_exit_code() {
+    let c = site(1);
+    let config = c.path("wrong.toml");
+    put(&config, "nonsense = 1\n");
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_statelite"))
+        .args(["serve", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(said.contains("wrong.toml:1:1: unknown key"), "{said}");
+    assert!(!said.contains("holder"), "{said}");
+}
+
+#[test]
+fn killed_in_the_middle_of_a_stop_it_goes_on_stopping() {
+    let c = site(1);
+    c.set("stop_grace", "\"1h\"");
+    let mut d = Daemon::start(&c);
+    let held = std::fs::File::open(d.at(1, "opt/f0")).unwrap();
+    let worker = d.worker();
+    d.signal(Signal::TERM);
+    d.told("STOPPING=1");
+    eventually("the idle root is gone", || d.mounts().len() == 1);
+    kill_process(worker, Signal::KILL).unwrap();
+    d.told("STOPPING=1");
+    assert_eq!(d.mounts().len(), 1);
+    drop(held);
+    assert_eq!(d.end(), Some(0), "{}", d.log());
+    assert_eq!(d.mounts(), [""; 0]);
+    assert!(!exists(c.path("run/control.sock")));
+}
+
+#[test]
+fn killed_at_any_moment_of_any_command() {
+    let c = site(20);
+    let d = Daemon::start(&c);
+    let load = Load::start(&d.at(1, "opt"), 20, &d.at(1, "home"));
+    let node = c.node(2);
+    let commands: [&[&str]; 5] = [
+        &["reload"],
+        &["umount", &node],
+        &["mount", &node],
+        &["reset", "--force", &node],
+        &["status"],
+    ];
+    let mut pause = std::time::Duration::ZERO;
+    for round in 0..4 {
+        for command in commands {
+            let worker = d.worker();
+            let asks = c
+                .command(command)
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn();
+            std::thread::sleep(pause);
+            kill_process(worker, Signal::KILL).unwrap();
+            // Done, or cut off: it ends.
+            asks.unwrap().wait().unwrap();
+            d.told("READY=1");
+            load.goes_on();
+        }
+        pause += std::time::Duration::from_millis(3 + round);
+    }
+    load.end();
+    assert!(c.run(&["mount", &node]).status.success());
+    assert_eq!(d.status_of(2)["state"], "serving");
+    assert_eq!(text(d.at(2, "opt/f1")), "file 1\n");
+}
+
+#[test]
+fn without_a_service_manager_the_roots_end_with_the_holder() {
+    let c = site(1);
+    let mut d = Daemon::start(&c);
+    let worker = d.worker();
+    d.signal(Signal::KILL);
+    assert_eq!(d.end(), None);
+    let gone = || !Path::new(&format!("/proc/{}", worker.as_raw_nonzero())).exists();
+    eventually("the worker has ended with it", gone);
+    let dead = std::fs::read(d.at(1, "opt/f0")).unwrap_err();
+    assert_eq!(dead.raw_os_error(), Some(libc::ENOTCONN));
+    let d = Daemon::start(&c);
+    assert_eq!(d.mounts().len(), 2);
+    assert_eq!(text(d.at(1, "opt/f0")), "file 0\n");
+}

@@ -1,0 +1,106 @@
+//! A worker that will never answer is replaced, and one that waits for a store is not.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cluster::{Cluster, dir, eventually, put, text};
+use crate::daemon::Daemon;
+use crate::kill::site;
+use crate::load::Load;
+
+fn is_replaced(how: &str) {
+    let c = site(10);
+    let d = Daemon::start(&c);
+    put(c.path("stuck"), format!("{how} f7\n"));
+    let began = Instant::now();
+    // It waits, and is answered by the next worker.
+    assert_eq!(text(d.at(1, "opt/f7")), "file 7\n");
+    println!("{how}: answered after {:?}", began.elapsed());
+    let worker = &d.status()["daemon"]["worker"];
+    assert_eq!(worker["replaced"], 1, "{worker}");
+    assert!(
+        worker["last"]["why"].as_str().unwrap().contains("signal 6"),
+        "{worker}"
+    );
+    assert!(
+        d.log().contains("no thread will ever answer"),
+        "{}",
+        d.log()
+    );
+    assert_eq!(text(d.at(2, "opt/f7")), "file 7\n");
+}
+
+#[test]
+fn a_deadlock_is_found_and_the_worker_replaced() {
+    is_replaced("deadlock");
+}
+
+#[test]
+fn a_thread_that_spins_is_found_and_the_worker_replaced() {
+    is_replaced("spin");
+}
+
+/// The litetree of one node is on a file system of another process that stops.
+#[test]
+fn a_store_that_hangs_is_waited_for_however_long_it_takes() {
+    let c = Cluster::new(&[("/home/", "tmpfs")]);
+    c.table(
+        "litetree",
+        "#priority,image,directory,mntopts\n\"1\",\"ALL\",\"@/trees/$node\",\n",
+    );
+    let (lower, upper, work) = (c.path("sl"), c.path("su"), c.path("sw"));
+    let tree = c.path("trees").join(c.node(1));
+    for made in [
+        &lower,
+        &upper,
+        &work,
+        &tree,
+        &c.path("trees").join(c.node(2)),
+    ] {
+        dir(made);
+    }
+    put(lower.join("home/late"), "tree\n");
+    for n in 0..10 {
+        put(c.image(format!("opt/f{n}")), format!("file {n}\n"));
+    }
+    let store = c
+        .command(&["mount", "--foreground", "--lower"])
+        .args([&lower])
+        .arg("--upper")
+        .arg(&upper)
+        .arg("--work")
+        .arg(&work)
+        .arg(&tree)
+        .spawn();
+    let mut store = store.unwrap();
+    let outside = crate::cluster::stat(c.path(".")).dev();
+    eventually("the store is mounted", || {
+        crate::cluster::stat(&tree).dev() != outside
+    });
+    let d = Daemon::start(&c);
+    let worker = d.worker();
+    let signal = |signal| kill_process(Pid::from_child(&store), signal).unwrap();
+    signal(Signal::STOP);
+    let path = d.at(1, "home/late");
+    let stuck = std::thread::spawn(move || std::fs::read_to_string(path));
+    let load = Load::of_a_reader(&d.at(2, "opt"), 10);
+    // Longer than it takes to find a deadlock.
+    let end = Instant::now() + Duration::from_secs(25);
+    while Instant::now() < end {
+        load.goes_on();
+    }
+    assert!(!stuck.is_finished());
+    assert_eq!(d.worker(), worker);
+    signal(Signal::CONT);
+    assert_eq!(stuck.join().unwrap().unwrap(), "tree\n");
+    load.end();
+    assert_eq!(d.worker(), worker);
+    drop(d);
+    eventually("the store is unmounted", || {
+        rustix::mount::unmount(&tree, rustix::mount::UnmountFlags::empty()).is_ok()
+    });
+    assert!(store.wait().unwrap().success());
+}
+
+use std::os::unix::fs::MetadataExt;

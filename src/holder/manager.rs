@@ -1,0 +1,161 @@
+//! The service manager (sd_notify(3)): what it is told, and what it holds for the holder.
+//!
+//! Nothing here waits for it: what it does not take at once is queued.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
+
+/// The first descriptor that it hands over (sd_listen_fds(3)).
+const FIRST: i32 = 3;
+
+/// The way to the service manager; nothing without one.
+#[derive(Debug)]
+pub(super) struct Manager {
+    socket: Option<OwnedFd>,
+    queue: VecDeque<(String, Option<OwnedFd>)>,
+    /// It keeps descriptors over a restart.
+    pub(super) keeps: bool,
+    /// How often it wants to hear that this process lives.
+    pub(super) watchdog: Option<Duration>,
+}
+
+impl Manager {
+    /// The one that the environment names.
+    pub(super) fn of_environment() -> Manager {
+        let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+        let own = u64::from(std::process::id());
+        let ours = |name: &str| number(name).is_none_or(|pid| pid == own);
+        let socket = std::env::var_os("NOTIFY_SOCKET").and_then(|name| {
+            let socket = connect(&name);
+            let failed = |error| eprintln!("statelite: holder: {name:?}: {error}");
+            socket.map_err(failed).ok()
+        });
+        let keeps = socket.is_some() && number("FDSTORE").is_some_and(|most| most > 0);
+        let watchdog = number("WATCHDOG_USEC").filter(|_| ours("WATCHDOG_PID"));
+        Manager {
+            socket,
+            queue: VecDeque::new(),
+            keeps,
+            watchdog: watchdog.map(|every| Duration::from_micros(every) / 2),
+        }
+    }
+
+    /// What it has kept of a holder before this one, by key.
+    pub(super) fn kept() -> Vec<(String, OwnedFd)> {
+        let number = |name: &str| std::env::var(name).ok()?.parse::<i32>().ok();
+        let count = match number("LISTEN_PID") {
+            Some(pid) if pid.cast_unsigned() == std::process::id() => number("LISTEN_FDS"),
+            _ => None,
+        };
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names = names.split(':');
+        let mut kept = Vec::new();
+        for number in (FIRST..).take(count.unwrap_or(0).max(0).cast_unsigned() as usize) {
+            let name = names.next().unwrap_or_default();
+            match crate::sys::inherit::take(number) {
+                Ok(fd) => kept.push((name.to_owned(), fd)),
+                Err(error) => eprintln!("statelite: holder: {name}: {error}"),
+            }
+        }
+        kept
+    }
+
+    /// Says something to it.
+    pub(super) fn tell(&mut self, text: impl Into<String>) {
+        self.add(text.into(), None);
+    }
+
+    /// Has it keep a descriptor. One that is dead (a root that was unmounted) it drops by itself.
+    pub(super) fn keep(&mut self, key: &str, descriptor: BorrowedFd<'_>) {
+        if !self.keeps {
+            return;
+        }
+        match descriptor.try_clone_to_owned() {
+            Ok(copy) => self.add(format!("FDSTORE=1\nFDNAME={key}"), Some(copy)),
+            Err(error) => eprintln!("statelite: holder: {key}: {error}"),
+        }
+    }
+
+    /// Has it let go of a key.
+    pub(super) fn let_go(&mut self, key: &str) {
+        if self.keeps {
+            self.tell(format!("FDSTOREREMOVE=1\nFDNAME={key}"));
+        }
+    }
+
+    fn add(&mut self, text: String, descriptor: Option<OwnedFd>) {
+        if self.socket.is_some() {
+            self.queue.push_back((text, descriptor));
+            self.pass_on();
+        }
+    }
+
+    /// To be polled for room, where something waits.
+    pub(super) fn waits(&self) -> Option<BorrowedFd<'_>> {
+        let socket = self.socket.as_ref()?;
+        (!self.queue.is_empty()).then_some(socket.as_fd())
+    }
+
+    /// Sends what it takes now.
+    pub(super) fn pass_on(&mut self) {
+        let Some(socket) = &self.socket else { return };
+        while let Some((text, descriptor)) = self.queue.front() {
+            match send(socket, text, descriptor.as_ref()) {
+                Err(Errno::AGAIN | Errno::NOBUFS) => return,
+                Ok(()) => {}
+                Err(error) => {
+                    eprintln!("statelite: holder: the service manager was not told: {error}");
+                }
+            }
+            self.queue.pop_front();
+        }
+    }
+
+    /// Waits until it has taken all, for so long at most.
+    pub(super) fn flush(&mut self, patience: Duration) {
+        let end = Instant::now() + patience;
+        while let Some(socket) = self.waits() {
+            let left = end.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).unwrap_or_default();
+            let mut room = [PollFd::new(&socket, PollFlags::OUT)];
+            if !matches!(poll(&mut room, Some(&left)), Ok(1..) | Err(Errno::INTR)) {
+                return;
+            }
+            self.pass_on();
+        }
+    }
+}
+
+fn connect(name: &OsStr) -> Result<OwnedFd, Errno> {
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
+        path => SocketAddrUnix::new(path)?,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket)
+}
+
+fn send(socket: &OwnedFd, text: &str, descriptor: Option<&OwnedFd>) -> Result<(), Errno> {
+    let descriptors: Vec<BorrowedFd<'_>> = descriptor.iter().map(|fd| fd.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(Errno::INVAL);
+    }
+    let parts = [IoSlice::new(text.as_bytes())];
+    rustix::net::sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL).map(drop)
+}
