@@ -146,7 +146,7 @@ impl State {
     fn records(&self, names: &Names, mut visit: impl FnMut(u64, u64, u64, Vec<u8>)) {
         let log = &self.words()[start(names.half)..][..names.used];
         let mut rest = log;
-        while rest.len() > HEAD {
+        while rest.len() >= HEAD {
             let word = |at: usize| rest[at].load(Ordering::Relaxed);
             let (kind, len) = (word(0) >> 32, (word(0) & u64::from(u32::MAX)) as usize);
             let size = HEAD + len.div_ceil(8);
