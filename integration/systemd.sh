@@ -85,9 +85,47 @@ expect "and all goes on" inside grep -q mine $roots/cn1/etc/motd
 expect "the unit is active" is $unit ActiveState active
 cp "$s/good" "$s/tables/litefile.csv"
 expect "systemctl reload when it is mended" inside systemctl reload statelite
+# Programs that use the roots meanwhile: one reads what is cold, one has a file open and appends to it.
+cat >"$s/uses" <<'USES'
+set -eu
+cd /run/statelite/roots/cn2
+exec 3>>etc/motd
+n=0
+while [ ! -e "$1/enough" ]; do
+  cat "/run/statelite/roots/cn1/etc/motd" >/dev/null
+  echo "line $n" >&3; n=$((n + 1)); sync -f etc/motd; echo "$n" >"$1/count"
+  [ "$(tail -n +2 etc/motd | wc -l)" = "$n" ]
+done
+USES
+inside sh "$s/uses" "$s" >"$s/uses.said" 2>&1 & uses=$!
+at_exit touch "$s/enough"
+mounts() { inside sh -c "grep $roots /proc/self/mountinfo | cut -d' ' -f1 | tr '\n' ' '"; }
+goes_on() { local at; at=$(cat "$s/count"); more() { [ "$(cat "$s/count")" -gt "$((at + 2))" ]; }; within 60 more; }
+expect "programs use the roots" within 60 test -s "$s/count"
+mounted=$(mounts)
+before=$(main)
+worker() { inside statelite --json status | sed -n '/"worker"/,/}/s/.*"pid": \([0-9]*\).*/\1/p'; }
+old=$(worker); inside kill -9 "$old"
+other_worker() { local now; now=$(worker); [ -n "$now" ] && [ "$now" != "$old" ]; }
+expect "a worker that is killed is replaced" within 60 other_worker
+expect "and the unit does not know" test "$(main)" = "$before"
+expect "programs go on" goes_on
 inside kill -9 "$(main)"
 again() { is $unit NRestarts 1 && is $unit ActiveState active; }
 expect "a daemon that is killed is started again" within 60 again
+expect "it is another process" test "$(main)" != "$before"
+expect "the roots are the same mounts" test "$(mounts)" = "$mounted"
+expect "programs go on" goes_on
+before=$(main)
+expect "systemctl restart" inside systemctl restart statelite
+expect "it is another process" test "$(main)" != "$before"
+expect "the roots are the same mounts" test "$(mounts)" = "$mounted"
+expect "programs go on" goes_on
+expect "statelite upgrade" inside statelite upgrade
+expect "programs go on" goes_on
+touch "$s/enough"
+expect "they saw no error" wait "$uses"
+[ ! -s "$s/uses.said" ] || cat "$s/uses.said"
 expect "what a node wrote is there" inside grep -q mine $roots/cn1/etc/motd
 expect "systemctl stop" inside systemctl stop statelite
 expect "it ended well" is $unit Result success

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
+use super::index::{self, Index};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -17,14 +18,12 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 
-/// The first descriptor that it hands over (sd_listen_fds(3)).
-const FIRST: i32 = 3;
-
 /// The way to the service manager; nothing without one.
 #[derive(Debug)]
 pub(super) struct Manager {
     socket: Option<OwnedFd>,
     queue: VecDeque<(String, Option<OwnedFd>)>,
+    index: Index,
     /// It keeps descriptors over a restart.
     pub(super) keeps: bool,
     /// How often it wants to hear that this process lives.
@@ -47,29 +46,10 @@ impl Manager {
         Manager {
             socket,
             queue: VecDeque::new(),
+            index: Index::default(),
             keeps,
             watchdog: watchdog.map(|every| Duration::from_micros(every) / 2),
         }
-    }
-
-    /// What it has kept of a holder before this one, by key.
-    pub(super) fn kept() -> Vec<(String, OwnedFd)> {
-        let number = |name: &str| std::env::var(name).ok()?.parse::<i32>().ok();
-        let count = match number("LISTEN_PID") {
-            Some(pid) if pid.cast_unsigned() == std::process::id() => number("LISTEN_FDS"),
-            _ => None,
-        };
-        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-        let mut names = names.split(':');
-        let mut kept = Vec::new();
-        for number in (FIRST..).take(count.unwrap_or(0).max(0).cast_unsigned() as usize) {
-            let name = names.next().unwrap_or_default();
-            match crate::sys::inherit::take(number) {
-                Ok(fd) => kept.push((name.to_owned(), fd)),
-                Err(error) => eprintln!("statelite: holder: {name}: {error}"),
-            }
-        }
-        kept
     }
 
     /// Says something to it.
@@ -77,21 +57,51 @@ impl Manager {
         self.add(text.into(), None);
     }
 
-    /// Has it keep a descriptor. One that is dead (a root that was unmounted) it drops by itself.
+    /// What it has kept of a holder before this one, by key.
+    pub(super) fn kept(&mut self) -> Vec<(String, OwnedFd)> {
+        let (kept, index) = index::of_environment();
+        self.index = index;
+        kept
+    }
+
+    /// Has it keep a descriptor.
     pub(super) fn keep(&mut self, key: &str, descriptor: BorrowedFd<'_>) {
         if !self.keeps {
             return;
         }
-        match descriptor.try_clone_to_owned() {
-            Ok(copy) => self.add(format!("FDSTORE=1\nFDNAME={key}"), Some(copy)),
+        let kept = descriptor.try_clone_to_owned().and_then(|copy| {
+            let name = self.index.add(key)?;
+            // The first time, and when it was written anew: before what it names.
+            let index = self.index.to_be_kept()?;
+            Ok((name, copy, index))
+        });
+        match kept {
+            Ok((name, copy, index)) => {
+                if let Some((new, descriptor, old)) = index {
+                    self.store(&new, descriptor);
+                    self.tell(format!("FDSTOREREMOVE=1\nFDNAME={old}"));
+                }
+                self.store(&name, copy);
+            }
             Err(error) => eprintln!("statelite: holder: {key}: {error}"),
         }
     }
 
+    /// It is not to look whether it is alive: what can't be polled it would refuse.
+    fn store(&mut self, name: &str, descriptor: OwnedFd) {
+        let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
+        self.add(text, Some(descriptor));
+    }
+
     /// Has it let go of a key.
     pub(super) fn let_go(&mut self, key: &str) {
-        if self.keeps {
-            self.tell(format!("FDSTOREREMOVE=1\nFDNAME={key}"));
+        if !self.keeps {
+            return;
+        }
+        match self.index.remove(key) {
+            Ok(Some(name)) => self.tell(format!("FDSTOREREMOVE=1\nFDNAME={name}")),
+            Ok(None) => {}
+            Err(error) => eprintln!("statelite: holder: {key}: {error}"),
         }
     }
 

@@ -10,6 +10,7 @@
 //! that is given up. A program that is to replace the running one is started beside it, looks at what is held and
 //! says whether it can go on with that; then the old worker is killed, as it may be at any time.
 
+mod index;
 pub mod link;
 mod manager;
 pub mod wire;
@@ -104,7 +105,8 @@ struct Holder {
 /// # Errors
 /// What is needed before the first worker: signals, the program's own file.
 pub fn run() -> io::Result<ExitCode> {
-    let kept = Manager::kept();
+    let mut manager = Manager::of_environment();
+    let kept = manager.kept();
     let mut signals = Signals::listen()?;
     let program = open(c"/proc/self/exe")?;
     if let Err(error) = privileges::raise_descriptors() {
@@ -117,7 +119,7 @@ pub fn run() -> io::Result<ExitCode> {
         program,
         before: None,
         held: BTreeMap::new(),
-        manager: Manager::of_environment(),
+        manager,
         worker: None,
         newcomer: None,
         dying: Vec::new(),
