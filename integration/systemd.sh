@@ -97,7 +97,7 @@ while [ ! -e "$1/enough" ]; do
   [ "$(tail -n +2 etc/motd | wc -l)" = "$n" ]
 done
 USES
-inside sh "$s/uses" "$s" >"$s/uses.said" 2>&1 & uses=$!
+{ status=0; inside sh "$s/uses" "$s" >"$s/uses.said" 2>&1 || status=$?; echo "$status" >"$s/uses.code"; } &
 at_exit touch "$s/enough"
 mounts() { inside sh -c "grep $roots /proc/self/mountinfo | cut -d' ' -f1 | tr '\n' ' '"; }
 goes_on() { local at; at=$(cat "$s/count"); more() { [ "$(cat "$s/count")" -gt "$((at + 2))" ]; }; within 60 more; }
@@ -124,8 +124,10 @@ expect "programs go on" goes_on
 expect "statelite upgrade" inside statelite upgrade
 expect "programs go on" goes_on
 touch "$s/enough"
-expect "they saw no error" wait "$uses"
-[ ! -s "$s/uses.said" ] || cat "$s/uses.said"
+over() { [ -s "$s/uses.code" ]; }
+expect "they end" within 60 over
+no_error() { cat "$s/uses.said"; [ "$(cat "$s/uses.code")" = 0 ]; }
+expect "they saw no error" no_error
 expect "what a node wrote is there" inside grep -q mine $roots/cn1/etc/motd
 expect "systemctl stop" inside systemctl stop statelite
 expect "it ended well" is $unit Result success
