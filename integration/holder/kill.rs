@@ -301,3 +301,69 @@ fn without_a_service_manager_the_roots_end_with_the_holder() {
     assert_eq!(d.mounts().len(), 2);
     assert_eq!(text(d.at(1, "opt/f0")), "file 0\n");
 }
+
+/// What an NFS server is told goes through: a copy of each file that it was told to read is kept.
+#[test]
+fn nothing_is_taken_from_an_nfs_server_when_the_worker_is_replaced() {
+    let c = site(10);
+    let (file, told) = (c.path("exports"), crate::cluster::dir(c.path("told")));
+    c.set("export", "\"exports\"");
+    c.set("exports_file", &c.quoted("exports"));
+    let script = format!(
+        "#!/bin/sh\ncp {} {}/$(date +%s%N)\n",
+        file.display(),
+        told.display()
+    );
+    put(c.path("bin/exportfs"), script);
+    crate::cluster::chmod(c.path("bin/exportfs"), 0o755).unwrap();
+    put(c.path("hosts"), "");
+    c.table("hosts", "#node,ip\n%1,10.0.0.1\n%2,10.0.0.2\n");
+    let d = Daemon::start(&c);
+    eventually("both are exported", || {
+        exists(&file) && text(&file).contains(&c.node(1)) && text(&file).contains(&c.node(2))
+    });
+    let before = crate::cluster::names(&told).len();
+    for _ in 0..3 {
+        kill(&d);
+        assert_eq!(d.status()["daemon"]["export"]["nodes"], 2);
+    }
+    let after = crate::cluster::names(&told);
+    assert!(after.len() > before, "the server is told once more");
+    for name in &after[before..] {
+        let lines = text(told.join(name));
+        assert!(
+            lines.contains(&c.node(1)) && lines.contains(&c.node(2)),
+            "{lines}"
+        );
+    }
+}
+
+#[test]
+fn each_process_keeps_no_more_privileges_than_it_uses() {
+    let c = site(1);
+    let d = Daemon::start(&c);
+    let field = |pid: rustix::process::Pid, name: &str| {
+        let status = text(format!("/proc/{}/status", pid.as_raw_nonzero()));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+    };
+    let own = rustix::process::getpid();
+    for pid in [d.pid(), d.worker()] {
+        assert_eq!(field(pid, "NoNewPrivs:"), 1);
+        for set in ["CapBnd:", "CapPrm:"] {
+            let caps = field(pid, set);
+            assert_eq!(caps & !field(own, set), 0);
+            // Neither modules, raw devices, reboots, the clock, the network's setup nor other processes' memory.
+            for never in [12, 13, 16, 17, 19, 22, 25, 34, 38, 39] {
+                assert_eq!(
+                    caps >> never & 1,
+                    0,
+                    "capability {never} in {set} of {pid:?}"
+                );
+            }
+        }
+        assert_eq!(field(pid, "CapAmb:") | field(pid, "CapInh:"), 0);
+    }
+    assert_eq!(field(d.pid(), "CapEff:"), 0, "the holder uses none");
+    assert_ne!(field(d.worker(), "CapEff:"), 0);
+}

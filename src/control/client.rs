@@ -51,11 +51,34 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Asks, and waits for the answer; `T` is what [`Ask`] names for the request.
+/// A question is asked again so often where the process that was to answer has ended over it: another
+/// goes on.
+const TRIES: u32 = 5;
+
+/// Asks, and waits for the answer; `T` is what [`Ask`] names for the request. What changes something is
+/// asked for once.
 ///
 /// # Errors
 /// [`ClientError`].
 pub fn ask<T: DeserializeOwned>(socket: &Path, ask: Ask) -> Result<T, ClientError> {
+    let asks = matches!(
+        ask,
+        Ask::Status { .. } | Ask::Explain { .. } | Ask::Show { .. }
+    );
+    let mut tries = 1;
+    loop {
+        match ask_once(socket, ask.clone()) {
+            Err(ClientError::Line(LineError::Cut | LineError::Socket(_)))
+                if asks && tries < TRIES =>
+            {
+                tries += 1;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn ask_once<T: DeserializeOwned>(socket: &Path, ask: Ask) -> Result<T, ClientError> {
     let stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ClientError::NotRunning(socket.into())

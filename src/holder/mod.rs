@@ -72,7 +72,6 @@ const SIGNALS: [i32; 6] = [
 struct Newcomer {
     worker: Worker,
     program: OwnedFd,
-    since: Instant,
     /// It has said that it can go on; the old one was killed.
     fit: bool,
 }
@@ -92,6 +91,8 @@ struct Holder {
     /// When to start the next worker, where there is none.
     start: Option<Instant>,
     told: Told,
+    /// The program that was to take over failed after the old worker was killed for it, and why.
+    back: Option<String>,
     /// Deaths in a row.
     deaths: u32,
     /// Asked to let the service manager keep all, and end.
@@ -128,6 +129,7 @@ pub fn run() -> io::Result<ExitCode> {
             since: now_in_seconds(),
             ..Told::default()
         },
+        back: None,
         deaths: 0,
         leaving: false,
         pinged: now,
@@ -187,8 +189,16 @@ impl Holder {
         let start = self.start.filter(|_| self.worker.is_none());
         let silent = self.worker.as_ref().map(|worker| worker.heard + SILENCE);
         let checked = self.newcomer.as_ref().filter(|newcomer| !newcomer.fit);
-        let checked = checked.map(|newcomer| newcomer.since + CHECK);
-        [ping, start, silent, checked].into_iter().flatten().min()
+        let checked = checked.map(|newcomer| newcomer.worker.since + CHECK);
+        let proves = self.worker.as_ref().filter(|_| self.before.is_some());
+        let proves = proves.map(|worker| match worker.serves {
+            Some(at) => at + PROBATION,
+            None => worker.since + CHECK,
+        });
+        [ping, start, silent, checked, proves]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn caught(&mut self, signal: i32) {
@@ -241,8 +251,15 @@ impl Holder {
                 // Its end may take its time, where a store hangs.
                 worker.heard = now;
             }
-            if self.before.is_some() && worker.serves.is_some_and(|at| now >= at + PROBATION) {
-                self.before = None;
+            if self.before.is_some() {
+                match worker.serves {
+                    Some(at) if now >= at + PROBATION => self.before = None,
+                    None if now >= worker.since + CHECK => {
+                        worker.signal(Signal::KILL);
+                        worker.since = now;
+                    }
+                    _ => {}
+                }
             }
             if let Some(status) = worker.ended() {
                 return self.ended(status, now);
@@ -365,7 +382,7 @@ impl Holder {
         self.told.replaced += 1;
         self.told.last = now_in_seconds();
         self.told.why = how(status);
-        self.told.back = None;
+        self.told.back = self.back.take();
         if self.newcomer.as_ref().is_some_and(|newcomer| newcomer.fit) {
             self.told.why = "another program has taken over".into();
             self.promote();
@@ -424,7 +441,6 @@ impl Holder {
                 self.newcomer = Some(Newcomer {
                     worker,
                     program,
-                    since: Instant::now(),
                     fit: false,
                 });
             }
@@ -439,7 +455,7 @@ impl Holder {
         if let Some(status) = newcomer.worker.ended() {
             let why = how(status);
             self.drop_newcomer(&why);
-        } else if !newcomer.fit && now >= newcomer.since + CHECK {
+        } else if !newcomer.fit && now >= newcomer.worker.since + CHECK {
             self.drop_newcomer("it did not say in time whether it can");
         }
     }
@@ -449,6 +465,7 @@ impl Holder {
         let Some(mut newcomer) = self.newcomer.take() else {
             return;
         };
+        self.back = newcomer.fit.then(|| why.to_owned());
         if newcomer.worker.ended().is_none() {
             newcomer.worker.signal(Signal::KILL);
             self.dying.push(newcomer.worker);
@@ -477,6 +494,7 @@ impl Holder {
         give(&self.held, &mut worker, Kind::Go, self.told.write());
         worker.pass_on();
         worker.heard = Instant::now();
+        worker.since = worker.heard;
         self.worker = Some(worker);
         self.before = Some(std::mem::replace(&mut self.program, program));
     }

@@ -41,6 +41,8 @@ pub(super) struct Worker {
     outbox: VecDeque<Outgoing>,
     /// It has closed its end.
     silent: bool,
+    /// When it was given its task.
+    pub(super) since: Instant,
     /// Since when it serves.
     pub(super) serves: Option<Instant>,
     /// When it was last heard of.
@@ -73,6 +75,7 @@ impl Worker {
             socket: here,
             outbox: VecDeque::new(),
             silent: false,
+            since: Instant::now(),
             serves: None,
             heard: Instant::now(),
         };
