@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""everykill.py FS TOP LOWER [PATTERN]: see everykill.sh, which makes the file systems.
+
+The operations of everystep.py, in a root that `statelite serve` presents. The worker is killed as it enters each step of an operation,
+and as it answers each of its requests: done, and not told. Another worker takes over, the kernel hands out again what was not
+answered, and the operation's caller sees nothing but success: done once, and as the kernel's overlayfs would have done it.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+from everystep import CALLS, Case, Checks, Lab, attempt, changes, difference, must, same_step, snapshot
+from operations import OPERATIONS, dress
+
+
+class ServeLab(Lab):
+    """A node whose root is one persistent overlay of an image."""
+
+    calls = [*CALLS, "writev"]
+    is_step = staticmethod(lambda line: changes(line) or line.startswith("writev("))
+
+    def __init__(self, top, image):
+        os.makedirs(image)
+        super().__init__(top, image + "/rootimg")
+        Lab.upper, Lab.work, Lab.view = top + "/state/n1", top + "/work", top + "/roots/n1"
+        os.makedirs(top + "/tables")
+        for table, lines in {
+            "nodelist": "#node,groups\nn1,all\n", "nodetype": "#node,provmethod\nn1,img\n",
+            "osimage": "#imagename,provmethod\nimg,statelite\n", "linuximage": f"#imagename,rootimgdir\nimg,{image}\n",
+            "litefile": "#image,file,options\nALL,/,persistent\n", "statelite": f"#node,statemnt\nn1,{top}/state\n",
+        }.items():
+            with open(f"{top}/tables/{table}.csv", "w") as f:
+                f.write(lines)
+        self.config = top + "/statelite.toml"
+        with open(self.config, "w") as f:
+            for key, value in {"tables": top + "/tables", "root": top + "/roots", "tmpfs_dir": top + "/tmpfs", "control": top + "/control.sock"}.items():
+                f.write(f'{key} = "{value}"\n')
+            f.write("compat_dirs = false\nwatch_tables = false\n")
+
+    def fresh(self, prepare):
+        # The work directory is the kernel's: ours is in the store.
+        for d in (self.upper, self.work):
+            shutil.rmtree(d, ignore_errors=True)
+            os.makedirs(d)
+        dress(self.upper, 0o755)
+        prepare(self.upper)
+
+    def as_kernel_shows(self):
+        # To the kernel it would be a directory like any other.
+        shutil.rmtree(self.upper + "/.wh..statelite.work", ignore_errors=True)
+        return super().as_kernel_shows()
+
+    def left_over(self):
+        return [name for name in super().left_over() if not name.endswith("/.wh..statelite.work")]
+
+    def worker(self):
+        """The one that serves: the holder's last child."""
+        with open(f"/proc/{self.daemon.pid}/task/{self.daemon.pid}/children") as f:
+            return int(f.read().split()[-1])
+
+    def mount(self):
+        with open(self.log, "ab") as log:
+            command = [os.environ["STATELITE"], "--config", self.config, "serve"]
+            self.daemon = subprocess.Popen(command, stdout=log, stderr=log)
+        end = time.time() + 20
+        while not os.path.ismount(self.view) or not self.server():
+            must(self.daemon.poll() is None and time.time() < end, "statelite did not mount")
+            time.sleep(0.005)
+
+    def server(self):
+        """The thread that serves the root."""
+        try:
+            tasks = f"/proc/{self.worker()}/task"
+            return next((t for t in os.listdir(tasks) if open(f"{tasks}/{t}/comm").read().startswith("fuser-")), None)
+        except (OSError, IndexError):
+            return None
+
+    def umount(self, dead=False):
+        if self.strace:
+            self.stop_strace()
+        if self.daemon:
+            self.daemon.terminate()
+            self.daemon.wait(20)
+            self.daemon = None
+
+    def start_strace(self, *inject):
+        self.served_by = self.server()
+        command = ["strace", "-s", "300", "-o", self.trace, "-f", "-e", "trace=" + ",".join("?" + c for c in self.calls), "-e", "signal=none"]
+        self.strace = subprocess.Popen([*command, *inject, "-p", str(self.worker())], stderr=subprocess.PIPE, text=True)
+        line = self.strace.stderr.readline()
+        must("attached" in line, f"strace: {line}")
+
+    def serves(self, thread):
+        return thread == self.served_by
+
+
+class KillCase(Case):
+    def plain(self):
+        """Undisturbed; the steps."""
+        lab, self.numbers, self.numbers_after = self.lab, {}, {}
+        for _ in range(2):
+            lab.fresh(self.prepare)
+            lab.mount()
+            numbers = {}
+            wrong = difference(snapshot(lab.view, numbers), self.before)
+            must(not wrong, f"the view is not overlayfs' before: {wrong}")
+            self.numbers = {p: n for p, n in numbers.items() if self.numbers.get(p, n) == n}
+            lab.umount()
+        lab.mount()
+        lab.start_strace()
+        status = attempt(lab, self.operation)
+        must(status == 0, f"undisturbed it fails: {status}")
+        steps = lab.stop_strace()
+        snapshot(lab.view, self.numbers_after)
+        lab.umount()
+        self.settle("after")
+        return steps
+
+    def killed(self, steps, at):
+        lab = self.lab
+        call, number, line = steps[at]
+        for _ in range(3):
+            lab.fresh(self.prepare)
+            lab.mount()
+            first = lab.worker()
+            lab.start_strace("-e", f"inject={call}:signal=SIGKILL:when={number}")
+            status = attempt(lab, self.operation)
+            seen = lab.stop_strace()
+            if len(seen) > at and same_step(seen[at][2])[:40] == same_step(line)[:40]:
+                break
+            lab.off()
+        else:
+            # What one worker does of its own accord another may not.
+            return
+        must(status == 0, f"it fails: {os.strerror(status)}")
+        must(lab.daemon.poll() is None, "the holder has died")
+        must(lab.worker() != first, "the worker lived on")
+        self.check_live("after")
+        lab.umount()
+        must(not lab.left_over(), f"left over: {lab.left_over()}")
+        self.settle("after")
+        wrong = difference(snapshot(lab.lower), lab.lower_was)
+        must(not wrong, f"the lower has changed: {wrong}")
+
+
+def main():
+    fs, top, image, *pattern = sys.argv[1:]
+    os.umask(0o022)
+    lab = ServeLab(top, image)
+    checks, all_steps = Checks(lab), 0
+    for name, prepare, operation in OPERATIONS:
+        if not re.search(pattern[0] if pattern else "", name):
+            continue
+        begun, was = time.time(), checks.failed
+        case = KillCase(lab, prepare, operation)
+        steps = checks.check(f"{fs}, {name}", case.plain) or []
+        for at, (_, _, line) in enumerate(steps):
+            checks.check(f"{fs}, {name}, step {at + 1} of {len(steps)}, {same_step(line)[:90]}, killed", case.killed, steps, at)
+        all_steps += len(steps)
+        if checks.failed == was:
+            print(f"ok    {fs}, {name}: {len(steps)} steps, {time.time() - begun:.1f} s", flush=True)
+    checks.end(f"every kill, {fs}, {all_steps} of them")
+
+
+if __name__ == "__main__":
+    main()
