@@ -88,8 +88,9 @@ fn may_answer(before: &Thread, now: &Thread) -> bool {
         Doing::Unknown => true,
         Doing::Waits => user + system > AT_WORK,
         // It turns in a circle in user space if it has called nobody: work for a request asks the
-        // kernel for something every few microseconds. One that had no CPU is not to be blamed.
-        Doing::Runs => system > 1 || user == 0 || now.waits != before.waits,
+        // kernel for something every few microseconds. (Interrupts count as time in the kernel, too.)
+        // One that had no CPU is not to be blamed.
+        Doing::Runs => system * 10 > user || user == 0 || now.waits != before.waits,
     }
 }
 
@@ -214,6 +215,7 @@ mod tests {
         let before = thread(Doing::Runs, 100, 10, 5);
         let now = |user, system, waits| thread(Doing::Runs, user, system, waits);
         assert!(!may_answer(&before, &now(300, 10, 5)), "it spins");
+        assert!(!may_answer(&before, &now(300, 13, 5)), "under interrupts");
         assert!(
             may_answer(&before, &now(250, 60, 5)),
             "the kernel copies for it"
