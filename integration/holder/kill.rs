@@ -196,6 +196,10 @@ fn a_worker_that_cannot_start_ends_the_daemon_only_where_nothing_is_held() {
 }
 
 #[test]
+#[cfg_attr(
+    not(debug_assertions),
+    ignore = "a release build does nothing wrong when it is asked to"
+)]
 fn a_worker_that_dies_at_once_is_started_with_growing_pauses_and_the_last_one_serves() {
     let c = site(10);
     prepare(&c);

@@ -70,6 +70,10 @@ fn is_refused(d: &Daemon<'_>, program: &Path, why: &str) {
 }
 
 #[test]
+#[cfg_attr(
+    not(debug_assertions),
+    ignore = "a release build does nothing wrong when it is asked to"
+)]
 fn a_program_that_cannot_take_over_leaves_the_old_one_serving() {
     let c = site(20);
     let d = Daemon::start(&c);
@@ -93,6 +97,10 @@ fn a_program_that_cannot_take_over_leaves_the_old_one_serving() {
 }
 
 #[test]
+#[cfg_attr(
+    not(debug_assertions),
+    ignore = "a release build does nothing wrong when it is asked to"
+)]
 fn a_program_that_fails_right_after_gives_way_to_the_one_before() {
     let c = site(20);
     let program = installed(&c);
