@@ -29,6 +29,7 @@ step "fuzz" integration/fuzz.sh
 step "mount.statelite" integration/mount-helper.sh
 step "initramfs" integration/initramfs.sh
 step "systemd" integration/systemd.sh
+[ "$kind" = overlayfs ] || step "two builds" integration/two-builds.sh
 [ "$kind" = overlayfs ] || step "nodes that boot" integration/boot/nodes.sh
 for u in ext4 tmpfs; do step "pjdfstest, $u" integration/suites/pjdfstest.sh "$kind" $u; done
 step "fsx" integration/suites/fsx.sh "$kind"

@@ -113,3 +113,31 @@ fn a_program_that_fails_right_after_gives_way_to_the_one_before() {
     load.end();
     assert_eq!(inode(d.worker().as_raw_nonzero().get() as u32), old);
 }
+
+/// `integration/two-builds.sh` makes the other one, whose sessions' state has another layout.
+#[test]
+#[ignore = "needs a second build"]
+fn another_build_with_another_layout_takes_over_and_back() {
+    let other = std::env::var_os("STATELITE_ANOTHER").unwrap();
+    let c = site(50);
+    let d = Daemon::start(&c);
+    let load = Load::start(&d.at(1, "opt"), 50, &d.at(1, "home"));
+    let held = std::fs::File::open(d.at(1, "opt/f1")).unwrap();
+    for program in [
+        Path::new(&other),
+        Path::new(env!("CARGO_BIN_EXE_statelite")),
+        Path::new(&other),
+    ] {
+        load.goes_on();
+        let out = c.run(&["upgrade", program.to_str().unwrap()]);
+        assert!(out.status.success(), "{out:?}\n{}", d.log());
+        let pid = d.worker().as_raw_nonzero().get();
+        let runs = std::fs::canonicalize(format!("/proc/{pid}/exe")).unwrap();
+        assert_eq!(runs, std::fs::canonicalize(program).unwrap());
+        let mut text = [0; 7];
+        std::os::unix::fs::FileExt::read_exact_at(&held, &mut text, 0).unwrap();
+        assert_eq!(&text, b"file 1\n");
+    }
+    load.goes_on();
+    load.end();
+}

@@ -177,7 +177,7 @@ impl Index {
     }
 
     /// Where the service manager does not have it: its name, itself, and the name of the one before.
-    pub(super) fn to_be_kept(&mut self) -> io::Result<Option<(String, OwnedFd, String)>> {
+    pub(super) fn unkept(&mut self) -> io::Result<Option<(String, OwnedFd, String)>> {
         let Some(memory) = self.memory.as_ref().filter(|_| self.new) else {
             return Ok(None);
         };
@@ -203,9 +203,9 @@ mod tests {
         let size = |fd: &OwnedFd| rustix::fs::fstat(fd.as_fd()).unwrap().st_size;
         let mut index = Index::default();
         let mut store: BTreeMap<String, OwnedFd> = BTreeMap::new();
-        let mut keep = |index: &mut Index, store: &mut BTreeMap<String, OwnedFd>, n: u64| {
+        let keep = |index: &mut Index, store: &mut BTreeMap<String, OwnedFd>, n: u64| {
             let name = index.add(&format!("session/{n}")).unwrap();
-            if let Some((new, memory, old)) = index.to_be_kept().unwrap() {
+            if let Some((new, memory, old)) = index.unkept().unwrap() {
                 store.insert(new, memory);
                 store.remove(&old);
             }
@@ -227,7 +227,7 @@ mod tests {
         for (key, descriptor) in &kept {
             assert_eq!(*key, format!("session/{}", size(descriptor)));
         }
-        assert!(index.to_be_kept().unwrap().is_none(), "it is kept already");
+        assert!(index.unkept().unwrap().is_none(), "it is kept already");
         let name = index.add("one more").unwrap();
         let known = kept.iter().filter_map(|(key, _)| index.names.get(key));
         assert!(

@@ -72,7 +72,7 @@ impl Manager {
         let kept = descriptor.try_clone_to_owned().and_then(|copy| {
             let name = self.index.add(key)?;
             // The first time, and when it was written anew: before what it names.
-            let index = self.index.to_be_kept()?;
+            let index = self.index.unkept()?;
             Ok((name, copy, index))
         });
         match kept {

@@ -340,7 +340,14 @@ impl Holder {
     fn let_go(&mut self, key: &str) {
         let below = key.ends_with('/');
         let gone = |held: &String| held == key || below && held.starts_with(key);
-        for (key, _) in self.held.extract_if(.., |held, _| gone(held)) {
+        let keys: Vec<String> = self
+            .held
+            .keys()
+            .filter(|held| gone(held))
+            .cloned()
+            .collect();
+        for key in keys {
+            self.held.remove(&key);
             self.manager.let_go(&key);
         }
     }

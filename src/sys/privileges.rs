@@ -8,7 +8,10 @@ use rustix::thread::{
 
 use super::{Errno, Res};
 
-/// What a process that serves roots uses.
+/// What a process that serves roots uses: to mount, to hand files to the kernel and to watch
+/// (SYS_ADMIN, DAC_READ_SEARCH); to be who asks and to make whatever nodes make (up to SETGID); to
+/// give up the others, to raise its limit of descriptors, and to end commands of the tables. A
+/// mount.nfs that it starts (`mount_remote`) has a port of its own.
 const USED: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
@@ -17,7 +20,6 @@ const USED: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::SETFCAP)
     .union(CapabilitySet::MKNOD)
-    .union(CapabilitySet::LINUX_IMMUTABLE)
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETPCAP)

@@ -157,7 +157,7 @@ fn could_go_on(given: &Given, options: &ServeOptions) -> Result<(), String> {
 pub(super) struct Keep {
     pub(super) link: Arc<Link>,
     pub(super) told: Told,
-    /// Sessions that were left and are not taken up yet, by node; the mounted one last.
+    /// Sessions that were left and are not taken up yet, by node.
     left: Mutex<BTreeMap<String, Vec<Left>>>,
     unmounted: Mutex<BTreeSet<String>>,
     sessions: AtomicU64,
@@ -197,14 +197,18 @@ impl Keep {
 
     /// Where a node's root is mounted that was left.
     pub(super) fn point(&self, node: &str) -> Option<PathBuf> {
-        self.left.lock().get(node)?.last()?.point.clone()
+        let left = self.left.lock();
+        left.get(node)?.iter().find_map(|left| left.point.clone())
     }
 
     /// A node's mounted session, or one of those that are in use without a mount.
     pub(super) fn take(&self, node: &str, mounted: bool) -> Option<Left> {
         let mut all = self.left.lock();
         let left = all.get_mut(node)?;
-        let taken = left.pop_if(|left| left.point.is_some() == mounted);
+        let at = left
+            .iter()
+            .rposition(|left| left.point.is_some() == mounted);
+        let taken = at.map(|at| left.remove(at));
         if left.is_empty() {
             all.remove(node);
         }
@@ -371,7 +375,6 @@ fn sessions(link: &Link, given: Given) -> (BTreeMap<String, Vec<Left>>, u64) {
             state,
             objects: session.objects,
         });
-        of_node.sort_by_key(|left| left.point.is_some());
     }
     (left, last)
 }

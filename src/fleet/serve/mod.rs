@@ -362,7 +362,10 @@ impl Fleet {
         drop(served);
         self.exporter.withdraw(strangers.iter().map(String::as_str));
         for node in &strangers {
-            while let Some(left) = self.keep.take(node, true) {
+            while let Some(left) = [true, false]
+                .into_iter()
+                .find_map(|mounted| self.keep.take(node, mounted))
+            {
                 tracing::warn!(node, "it is not served any more: its root is unmounted");
                 node::session::end_left(&self.keep, node, left);
             }

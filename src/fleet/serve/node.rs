@@ -272,15 +272,7 @@ impl Node {
             Ok(work) => work,
             Err(went) => return went,
         };
-        while let Some(left) = self.keep.take(&self.name, false) {
-            if let Err(Fault { why, .. }) = self.go_on(fleet, left) {
-                tracing::warn!(
-                    node = self.name,
-                    why,
-                    "a root that was unmounted and is in use ends"
-                );
-            }
-        }
+        self.go_on_without_mounts(fleet);
         if self.stays_unmounted() {
             return Went::plain(Outcome::Already);
         }
@@ -323,6 +315,7 @@ impl Node {
         match self.catch_up().and_then(|_| self.try_mount(fleet)) {
             Ok(()) => {
                 self.keep.unmounted(&self.name, false);
+                self.go_on_without_mounts(fleet);
                 // Whoever stops the fleet has passed by here before the root was there.
                 if fleet.is_stopping() {
                     return self.leave(Leave::Lazily);

@@ -108,6 +108,20 @@ impl Node {
         Ok(())
     }
 
+    /// Goes on with sessions that are in use without a mount.
+    pub(super) fn go_on_without_mounts(self: &Arc<Self>, fleet: &Arc<Fleet>) {
+        while let Some(left) = self.keep.take(&self.name, false) {
+            if let Err(Fault { why, .. }) = self.go_on(fleet, left) {
+                tracing::warn!(
+                    node = self.name,
+                    why,
+                    "a root that was unmounted and is in use is not gone on with"
+                );
+                return;
+            }
+        }
+    }
+
     /// Goes on with a session. Where that is not possible now, programs wait until it is.
     pub(super) fn go_on(self: &Arc<Self>, fleet: &Arc<Fleet>, left: Left) -> Result<(), Fault> {
         let config = fleet.config();
