@@ -7,6 +7,8 @@ mod cluster;
 #[path = "serve/daemon.rs"]
 mod daemon;
 
+#[path = "holder/files.rs"]
+mod files;
 #[path = "holder/kill.rs"]
 mod kill;
 #[path = "holder/load.rs"]

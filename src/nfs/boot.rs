@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{HEADER, NodeRoot};
-use crate::tables::Problem;
+use crate::tables::{NodeBoot, Problem};
 
 /// Where xCAT puts an image's kernel, below the TFTP directory.
 const KERNELS: &str = "xcat/osimage";
@@ -36,31 +36,22 @@ impl Initrd {
 /// A problem of the tables, where the node has no server, or its path can't be written there.
 pub fn command_line(root: &NodeRoot, initrd: Option<Initrd>) -> Result<String, Box<Problem>> {
     let boot = &root.boot;
-    let problem =
-        |message: String, help: &str| Box::new(Problem::error(boot.at.clone(), message, help));
-    let server = boot.server.as_ref().ok_or_else(|| {
-        let message = format!("node {} has no server to mount its root from", boot.node);
-        problem(
-            message,
-            "give noderes an nfsserver or xcatmaster for it, or site a master",
-        )
-    })?;
+    let initrd = initrd.unwrap_or_else(|| Initrd::of_os(&boot.os));
+    let server = server_of(boot, initrd)?;
     let path = root.path.to_str().filter(|path| {
         let fits = |b: u8| b.is_ascii_graphic() && !b"\"',:\\".contains(&b);
         path.bytes().all(fits)
     });
     let path = path.ok_or_else(|| {
         let message = format!("{} can't stand on a command line", root.path.display());
-        problem(
-            message,
-            "a root without blanks, quotes, commas and colons can (root in the configuration)",
-        )
+        let help =
+            "a root without blanks, quotes, commas and colons can (root in the configuration)";
+        Box::new(Problem::error(boot.at.clone(), message, help))
     })?;
     let options = match boot.nfs_options.as_str() {
         "" => NFS_OPTIONS,
         options => options,
     };
-    let initrd = initrd.unwrap_or_else(|| Initrd::of_os(&boot.os));
     let mut line = match initrd {
         Initrd::InitramfsTools => {
             let ip = match &boot.interface {
@@ -72,7 +63,7 @@ pub fn command_line(root: &NodeRoot, initrd: Option<Initrd>) -> Result<String, B
         Initrd::Dracut => {
             let server = match server.parse::<IpAddr>() {
                 Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
-                _ => server.clone(),
+                _ => server,
             };
             let ip = match &boot.interface {
                 Some(interface) => format!("{interface}:dhcp"),
@@ -86,6 +77,28 @@ pub fn command_line(root: &NodeRoot, initrd: Option<Initrd>) -> Result<String, B
         line.push_str(&boot.append);
     }
     Ok(line)
+}
+
+/// The server, as that initramfs takes it: initramfs-tools mounts by klibc's nfsmount, which knows
+/// addresses of IPv4 alone; dracut asks a name server.
+fn server_of(boot: &NodeBoot, initrd: Initrd) -> Result<String, Box<Problem>> {
+    let node = &boot.node;
+    let Some(server) = &boot.server else {
+        let message = format!("node {node} has no server to mount its root from");
+        let help = "give noderes an nfsserver or xcatmaster for it, or site a master";
+        return Err(Box::new(Problem::error(boot.at.clone(), message, help)));
+    };
+    let name = &server.name;
+    if initrd == Initrd::Dracut {
+        return Ok(name.clone());
+    }
+    let v4 = server.addresses.iter().find(|ip| ip.is_ipv4());
+    v4.map(ToString::to_string).ok_or_else(|| {
+        let at = server.at.as_ref().unwrap_or(&boot.at);
+        let message = format!("{name} has no IPv4 address, and initramfs-tools knows no other");
+        let help = "give hosts an ip for it, or name the server by its address";
+        Box::new(Problem::error(at.clone(), message, help))
+    })
 }
 
 /// dnsmasq's lines: the node's address, its root and its boot loader.
@@ -102,7 +115,7 @@ pub fn dnsmasq(root: &NodeRoot) -> Result<String, Box<Problem>> {
     };
     // Its errors are those of the command line: both name the server and the path.
     command_line(root, None)?;
-    let server = boot.server.as_deref().unwrap_or_default();
+    let server = server_of(boot, Initrd::of_os(&boot.os))?;
     let tag = format!("statelite-{node}");
     let mut host = format!("dhcp-host={mac},set:{tag}");
     for ip in &root.clients {
@@ -154,10 +167,11 @@ mod tests {
     use super::super::Roots;
     use super::super::testing::site;
     use super::*;
+    use crate::tables::ServerName;
 
     fn roots() -> Roots {
         site(
-            "#node,ip,otherinterfaces\ncn1,10.0.1.1,ib:fd00::1\ncn2,10.0.1.2,\ncn4,fd00::4,\n",
+            "#node,ip,otherinterfaces\ncn1,10.0.1.1,ib:fd00::1\ncn2,10.0.1.2,\ncn4,fd00::4,\nnfs1,10.0.1.250,\n",
             "/r",
         )
     }
@@ -169,7 +183,7 @@ mod tests {
         let debian = Some(Initrd::InitramfsTools);
         assert_eq!(
             line(0, debian),
-            "root=/dev/nfs nfsroot=nfs1:/r/cn1,v3,tcp,nolock rw ip=dhcp quiet"
+            "root=/dev/nfs nfsroot=10.0.1.250:/r/cn1,v3,tcp,nolock rw ip=dhcp quiet"
         );
         assert_eq!(
             line(0, None),
@@ -177,7 +191,7 @@ mod tests {
         );
         assert_eq!(
             line(1, debian),
-            "root=/dev/nfs nfsroot=nfs1:/r/cn2,v3,tcp,nolock rw ip=:::::eth0:dhcp quiet"
+            "root=/dev/nfs nfsroot=10.0.1.250:/r/cn2,v3,tcp,nolock rw ip=:::::eth0:dhcp quiet"
         );
         assert_eq!(
             line(1, None),
@@ -185,12 +199,22 @@ mod tests {
         );
         assert_eq!(line(2, None), line(2, debian), "cn4 runs Debian");
         let mut root = roots.nodes[0].clone();
-        root.boot.server = Some("fd00::9".into());
+        let v6: IpAddr = "fd00::9".parse().unwrap();
+        root.boot.server = Some(ServerName {
+            name: v6.to_string(),
+            addresses: vec![v6],
+            at: None,
+        });
         root.boot.nfs_options.clear();
         let line = command_line(&root, None).unwrap();
         assert!(
             line.starts_with("root=nfs:[fd00::9]:/r/cn1:v3,tcp,nolock rw"),
             "{line}"
+        );
+        let told = command_line(&root, debian).unwrap_err().to_string();
+        assert!(
+            told.starts_with("nodelist.csv:2:1: error: fd00::9 has no IPv4 address"),
+            "{told}"
         );
         root.boot.server = None;
         let told = command_line(&root, None).unwrap_err().to_string();
@@ -204,6 +228,26 @@ mod tests {
             let told = command_line(&root, None).unwrap_err().to_string();
             assert!(told.contains("can't stand on a command line"), "{told}");
         }
+    }
+
+    #[test]
+    fn initramfs_tools_is_told_an_address() {
+        let root = |hosts: &str, n: usize| site(hosts, "/r").nodes[n].clone();
+        let debian = Some(Initrd::InitramfsTools);
+        let nowhere = root("#node,ip\ncn1,10.0.1.1\n", 0);
+        let told = command_line(&nowhere, debian).unwrap_err().to_string();
+        assert!(
+            told.starts_with("noderes.csv:2:9: error: nfs1 has no IPv4 address"),
+            "{told}"
+        );
+        let line = command_line(&nowhere, Some(Initrd::Dracut)).unwrap();
+        assert!(line.starts_with("root=nfs:nfs1:/r/cn1:"), "{line}");
+        let both = "#node,ip,hostnames\nfiler,fd00::9,nfs1\nfiler,10.0.1.9,nfs1\ncn4,10.0.1.4,\n";
+        let line = command_line(&root(both, 0), None).unwrap();
+        assert!(
+            line.starts_with("root=/dev/nfs nfsroot=10.0.1.9:/r/cn4,"),
+            "{line}"
+        );
     }
 
     #[test]

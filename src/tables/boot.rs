@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::nodes::split_list;
-use super::{Origin, Problem, Tables, TablesError, images, location, no_image};
+use super::{Origin, Problem, Tables, TablesError, hosts, images, location, no_image};
 use crate::config::{Config, is_host};
 
 /// Where noderes names a node's server, in the order in which they are looked at.
@@ -42,7 +42,7 @@ pub struct NodeBoot {
     /// Its hardware address, `00:11:22:aa:bb:cc`, where the mac table has one.
     pub mac: Option<String>,
     /// The host that it mounts its root from.
-    pub server: Option<String>,
+    pub server: Option<ServerName>,
     /// The host that it loads its kernel from, where that is said.
     pub tftpserver: Option<String>,
     /// The interface that it boots over, where one is named.
@@ -55,6 +55,17 @@ pub struct NodeBoot {
     pub at: Origin,
     /// What is wrong with all that.
     pub problems: Vec<Problem>,
+}
+
+/// A server as a node knows it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct ServerName {
+    /// A name or an address.
+    pub name: String,
+    /// The address that it is, or those that hosts has for the name; may be empty.
+    pub addresses: Vec<IpAddr>,
+    /// Where it is named; none where the configuration does.
+    pub at: Option<Origin>,
 }
 
 /// A node that other servers serve.
@@ -92,7 +103,7 @@ impl Tables {
             addresses: look.addresses(),
             mac: look.mac(),
             server: look.server(config),
-            tftpserver: look.host("tftpserver"),
+            tftpserver: look.host("tftpserver").map(|(name, _)| name),
             interface: look
                 .text("noderes", "installnic")
                 .filter(|nic| nic != "mac"),
@@ -160,14 +171,27 @@ impl Tables {
             let hosts = self.hosts.get_or_init(location::LocalHosts::of_this_host);
             return hosts.has(name, config, &self.book);
         }
+        self.short(name) == self.short(&config.server)
+    }
+
+    /// A host's name as it is compared, without site.domain.
+    fn short(&self, name: &str) -> String {
         let domain = self.book.first("site", ["domain"], "value");
         let domain = domain.map_or(Cow::Borrowed(""), |row| row.text("value"));
-        let short = |name: &str| {
-            let name = location::normal(name);
-            let end = format!(".{}", location::normal(domain.trim()));
-            name.strip_suffix(&end).map_or(name.clone(), str::to_owned)
-        };
-        short(name) == short(&config.server)
+        let name = location::normal(name);
+        let end = format!(".{}", location::normal(domain.trim()));
+        name.strip_suffix(&end).map_or(name.clone(), str::to_owned)
+    }
+
+    /// The address that `host` is, or those that hosts has for that name.
+    fn addresses_of(&self, host: &str) -> Vec<IpAddr> {
+        if let Ok(ip) = host.parse() {
+            return vec![ip];
+        }
+        let known = self.addresses.get_or_init(|| hosts::addresses(&self.book));
+        let found = known.get(&location::normal(host));
+        let found = found.or_else(|| known.get(&self.short(host)));
+        found.cloned().unwrap_or_default()
     }
 }
 
@@ -268,7 +292,7 @@ impl Look<'_> {
     }
 
     /// A host that noderes names; it becomes a word of a command line or a configuration.
-    fn host(&mut self, column: &str) -> Option<String> {
+    fn host(&mut self, column: &str) -> Option<(String, Origin)> {
         let (list, at) = self.value("noderes", column)?;
         let name = split_list(&list).into_iter().next()?;
         if name == MASTER {
@@ -277,9 +301,9 @@ impl Look<'_> {
         self.checked(name, at)
     }
 
-    fn checked(&mut self, name: String, at: Origin) -> Option<String> {
+    fn checked(&mut self, name: String, at: Origin) -> Option<(String, Origin)> {
         if is_host(&name) {
-            return Some(name);
+            return Some((name, at));
         }
         let message = format!("{name:?} is no name or address of a server");
         let help = "write a host's name, or an address";
@@ -288,18 +312,27 @@ impl Look<'_> {
     }
 
     /// As the node knows it.
-    fn server(&mut self, config: &Config) -> Option<String> {
-        for column in ["nfsserver", "xcatmaster", "servicenode"] {
-            if let Some(name) = self.host(column) {
-                return Some(name);
+    fn server(&mut self, config: &Config) -> Option<ServerName> {
+        let columns = ["nfsserver", "xcatmaster", "servicenode"];
+        let mut named = columns.into_iter().find_map(|column| self.host(column));
+        if named.is_none() {
+            let row = self.tables.book.first("site", ["master"], "value");
+            let master = row.map(|row| (row.text("value").trim().to_owned(), row.at("value")));
+            match master {
+                Some((name, at)) if !name.is_empty() => named = Some(self.checked(name, at)?),
+                _ => {}
             }
         }
-        let master = self.tables.book.first("site", ["master"], "value");
-        let master = master.map(|row| (row.text("value").trim().to_owned(), row.at("value")));
-        match master {
-            Some((name, at)) if !name.is_empty() => self.checked(name, at),
-            _ => (!config.server.is_empty()).then(|| config.server.clone()),
-        }
+        let (name, at) = match named {
+            Some((name, at)) => (name, Some(at)),
+            None if config.server.is_empty() => return None,
+            None => (config.server.clone(), None),
+        };
+        Some(ServerName {
+            addresses: self.tables.addresses_of(&name),
+            name,
+            at,
+        })
     }
 }
 
@@ -338,6 +371,10 @@ mod tests {
         Tables::load(&given)
     }
 
+    fn server_of(boot: &NodeBoot) -> Option<&str> {
+        boot.server.as_ref().map(|server| &*server.name)
+    }
+
     fn boot(tables: &Tables, node: &str) -> (NodeBoot, Vec<String>) {
         let boot = tables.boot(node, &Config::default()).unwrap();
         let told = boot.problems.iter().map(ToString::to_string).collect();
@@ -359,7 +396,7 @@ mod tests {
         assert_eq!(owner("10.0.1.2"), None, "cn2 is not in rack1");
         assert_eq!(boot.addresses[0].at.to_string(), "hosts.csv:2:7");
         assert_eq!(boot.mac.as_deref(), Some("aa:bb:cc:00:11:22"));
-        assert_eq!(boot.server.as_deref(), Some("sn1"));
+        assert_eq!(server_of(&boot), Some("sn1"));
         assert_eq!(boot.tftpserver.as_deref(), Some("tftp1"));
         assert_eq!(boot.interface.as_deref(), Some("eth0"));
         assert_eq!((&*boot.os, &*boot.nfs_options), ("rhels9", "v3,tcp"));
@@ -380,8 +417,39 @@ mod tests {
             "{told:?}"
         );
         assert!(told[1].starts_with("mac.csv:3:5: error: \"aa:bb\" is no hardware address"));
-        assert_eq!(boot.server.as_deref(), Some("10.0.0.1"), "site.master");
+        assert_eq!(server_of(&boot), Some("10.0.0.1"), "site.master");
         assert!(of.boot("cn3", &Config::default()).is_err());
+    }
+
+    #[test]
+    fn a_servers_name_has_the_addresses_of_hosts() {
+        let hosts = "#node,ip,hostnames,otherinterfaces\n\
+            sn1,fd00::9,\"filer,filer.lan\",\"-ib:10.9.0.9,roce0:10.8.0.9,alias:\"\n\
+            sn1,10.0.0.9,,\nrack1,|10.0.1.($1+0)|,|n($1)|,\nbad,10.0.0.256,,\n";
+        for (named, expected) in [
+            ("10.0.0.5", "10.0.0.5"),
+            ("fd00::5", "fd00::5"),
+            ("sn1", "fd00::9 10.0.0.9"),
+            ("SN1.x.example.", "fd00::9 10.0.0.9"),
+            ("filer.lan", "fd00::9"),
+            ("sn1-ib", "10.9.0.9"),
+            ("sn1-ib.x.example", "10.9.0.9"),
+            ("roce0", "10.8.0.9"),
+            ("cn1", "10.0.1.1"),
+            ("n1", "10.0.1.1"),
+            ("n2", ""),
+            ("cn1.other", ""),
+            ("alias", ""),
+            ("bad", ""),
+            ("nobody", ""),
+        ] {
+            let of = tables(hosts, &format!("#node,nfsserver\nall,{named}\n"));
+            let (boot, _) = boot(&of, "cn1");
+            let server = boot.server.unwrap();
+            let ips: Vec<String> = server.addresses.iter().map(ToString::to_string).collect();
+            assert_eq!((&*server.name, &*ips.join(" ")), (named, expected));
+            assert_eq!(server.at.unwrap().to_string(), "noderes.csv:2:5");
+        }
     }
 
     #[test]

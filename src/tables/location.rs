@@ -12,8 +12,7 @@ use std::sync::OnceLock;
 use super::Location;
 use super::book::Book;
 use super::context::Context;
-use super::nodes::Nodes;
-use super::paths;
+use super::{hosts, paths};
 use crate::config::Config;
 
 /// The names and addresses of this host.
@@ -107,34 +106,13 @@ impl LocalHosts {
             let domain = normal(row.text("value").trim());
             found.extend(self.names.iter().map(|name| format!("{name}.{domain}")));
         }
-        let nodes = book
-            .table("nodelist")
-            .map(|t| Nodes::read(t, &mut Vec::new()))
-            .unwrap_or_default();
-        let rows = book
-            .table("hosts")
-            .into_iter()
-            .flat_map(|table| table.rows());
-        for row in rows {
-            let key = row.text("node").into_owned();
-            let members = match nodes.members(&key) {
-                Some(members) if nodes.known(&key).is_none() => members.to_vec(),
-                _ => vec![key],
-            };
-            for name in members {
-                let value = |column| match book.value_of(row, column, &name) {
-                    Ok(Some(found)) => String::from_utf8_lossy(&found.value).into_owned(),
-                    _ => String::new(),
-                };
-                let mut all: Vec<String> = value("hostnames")
-                    .split([',', ' '])
-                    .chain([value("ip").trim(), name.as_str()])
-                    .map(normal)
-                    .collect();
-                all.retain(|name| !name.is_empty());
-                if all.iter().any(|name| self.is_own(name)) {
-                    found.extend(all);
-                }
+        for host in hosts::read(book) {
+            let mut all = host.names;
+            if !host.ip.is_empty() {
+                all.push(normal(&host.ip));
+            }
+            if all.iter().any(|name| self.is_own(name)) {
+                found.extend(all);
             }
         }
         found

@@ -11,6 +11,7 @@ mod command;
 mod context;
 mod csv;
 mod groups;
+mod hosts;
 mod images;
 mod litefile;
 mod litetree;
@@ -47,7 +48,7 @@ use litetree::LiteTrees;
 use location::LocalHosts;
 use nodes::Nodes;
 
-pub use boot::{Address, Elsewhere, NodeBoot};
+pub use boot::{Address, Elsewhere, NodeBoot, ServerName};
 pub use csv::{Row, Table};
 pub use noderange::NoderangeError;
 pub use source::{CsvDir, Frozen, FrozenTable, RawTable, Source};
@@ -65,6 +66,8 @@ pub struct Tables {
     hosts: OnceLock<LocalHosts>,
     /// The first node that has an address.
     owners: OnceLock<HashMap<IpAddr, String>>,
+    /// The addresses of every name in hosts.
+    addresses: OnceLock<HashMap<String, Vec<IpAddr>>>,
     images: Mutex<HashMap<Ranks, Arc<OnceLock<Arc<ImageRows>>>>>,
 }
 
@@ -133,6 +136,7 @@ impl Tables {
             commands: Commands::default(),
             hosts: OnceLock::new(),
             owners: OnceLock::new(),
+            addresses: OnceLock::new(),
             images: Mutex::default(),
         }
     }

@@ -1,0 +1,244 @@
+//! What is open, mapped, locked, listed and watched in a root goes on with the next worker.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
+
+use super::kill::{kill, site};
+use crate::cluster::{Cluster, eventually, put, text};
+use crate::daemon::Daemon;
+
+fn image() -> Cluster {
+    let c = site(20);
+    for name in ["below", "gone", "replaced", "changed"] {
+        put(c.image(format!("var/{name}")), format!("{name}\n"));
+    }
+    c
+}
+
+fn open(path: impl AsRef<Path>) -> File {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true);
+    options.open(path).unwrap()
+}
+
+fn content(file: &File) -> String {
+    let mut file = file.try_clone().unwrap();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn what_is_open_stays_what_it_is() {
+    let c = image();
+    let d = Daemon::start(&c);
+    let at = |name: &str| d.at(1, name);
+    // In an upper, where the kernel reads and writes by itself.
+    let upper = open(at("home/upper"));
+    upper.write_all_at(b"one", 0).unwrap();
+    let appends = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(at("home/log"))
+        .unwrap();
+    // What may yet be copied up, and what never is.
+    let (lower, fixed) = (
+        File::open(at("var/below")).unwrap(),
+        File::open(at("opt/f1")).unwrap(),
+    );
+    let numbers: Vec<u64> = [&upper, &lower, &fixed]
+        .map(|f| f.metadata().unwrap().ino())
+        .into();
+    for round in 0..3 {
+        kill(&d);
+        upper
+            .write_all_at(format!("{round}").as_bytes(), 0)
+            .unwrap();
+        assert_eq!(content(&upper), format!("{round}ne"));
+        // By the same number there is one file only, however often it is opened.
+        assert_eq!(
+            content(&File::open(at("home/upper")).unwrap()),
+            format!("{round}ne")
+        );
+        (&appends).write_all(b"line\n").unwrap();
+        assert_eq!(content(&lower), "below\n");
+        assert_eq!(content(&fixed), "file 1\n");
+        assert_eq!(content(&File::open(at("opt/f1")).unwrap()), "file 1\n");
+    }
+    let now: Vec<u64> = [&upper, &lower, &fixed]
+        .map(|f| f.metadata().unwrap().ino())
+        .into();
+    assert_eq!(now, numbers);
+    assert_eq!(text(at("home/log")), "line\n".repeat(3));
+    // Copied up by somebody else after its reader's worker died: it sees what is written.
+    open(at("var/below")).write_all_at(b"BELOW", 0).unwrap();
+    assert_eq!(content(&lower), "BELOW\n");
+    assert_eq!(text(c.image("var/below")), "below\n");
+    drop((upper, appends, lower, fixed));
+    kill(&d);
+    assert_eq!(text(at("home/upper")), "2ne");
+}
+
+#[test]
+fn what_has_no_name_any_more_stays_as_long_as_it_is_open() {
+    let c = image();
+    let d = Daemon::start(&c);
+    let at = |name: &str| d.at(1, name);
+    let made = open(at("home/made"));
+    made.write_all_at(b"made", 0).unwrap();
+    let (gone, replaced) = (
+        File::open(at("var/gone")).unwrap(),
+        File::open(at("var/replaced")).unwrap(),
+    );
+    std::fs::remove_file(at("home/made")).unwrap();
+    std::fs::remove_file(at("var/gone")).unwrap();
+    std::fs::write(at("var/new"), "new\n").unwrap();
+    std::fs::rename(at("var/new"), at("var/replaced")).unwrap();
+    // An upgrade of the image, while somebody runs the old file.
+    let changed = File::open(at("var/changed")).unwrap();
+    assert_eq!(content(&changed), "changed\n");
+    std::fs::write(c.image("var/.new"), "upgraded\n").unwrap();
+    std::fs::rename(c.image("var/.new"), c.image("var/changed")).unwrap();
+    eventually("the new one shows", || {
+        text(at("var/changed")) == "upgraded\n"
+    });
+    for round in 0..3 {
+        kill(&d);
+        made.write_all_at(format!("{round}").as_bytes(), 0).unwrap();
+        assert_eq!(content(&made), format!("{round}ade"));
+        assert_eq!(made.metadata().unwrap().nlink(), 0);
+        assert_eq!(content(&gone), "gone\n");
+        assert_eq!(content(&replaced), "replaced\n");
+        assert_eq!(content(&changed), "changed\n");
+        for name in ["home/made", "var/gone"] {
+            assert!(!at(name).exists(), "{name}");
+        }
+        assert_eq!(text(at("var/replaced")), "new\n");
+        assert_eq!(text(at("var/changed")), "upgraded\n");
+    }
+    // Another of the name is another object.
+    std::fs::write(at("home/made"), "another").unwrap();
+    assert_ne!(
+        at("home/made").metadata().unwrap().ino(),
+        made.metadata().unwrap().ino()
+    );
+    drop(made);
+    kill(&d);
+    assert_eq!(text(at("home/made")), "another");
+}
+
+#[test]
+fn what_is_renamed_between_two_workers_is_found() {
+    let c = image();
+    let d = Daemon::start(&c);
+    let at = |name: &str| d.at(1, name);
+    std::fs::create_dir_all(at("home/a/b")).unwrap();
+    std::fs::write(at("home/a/b/f"), "f").unwrap();
+    let file = open(at("home/a/b/f"));
+    let dir = File::open(at("home/a/b")).unwrap();
+    let below = |name: &str| PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()));
+    kill(&d);
+    std::fs::rename(at("home/a"), at("home/z")).unwrap();
+    kill(&d);
+    file.write_all_at(b"F", 0).unwrap();
+    assert_eq!(text(at("home/z/b/f")), "F");
+    // By a directory that is held, and names that the next worker has never heard of.
+    assert_eq!(text(below("f")), "F");
+    std::fs::write(below("g"), "g").unwrap();
+    kill(&d);
+    std::fs::rename(below("g"), at("home/g")).unwrap();
+    assert_eq!(text(at("home/g")), "g");
+    assert!(!at("home/a").exists());
+}
+
+#[test]
+fn locks_listings_maps_and_watches_go_on() {
+    let c = image();
+    let d = Daemon::start(&c);
+    let at = |name: &str| d.at(1, name);
+    let (locked, other) = (open(at("home/locked")), open(at("home/locked")));
+    rustix::fs::flock(&locked, FlockOperation::LockExclusive).unwrap();
+    let names: Vec<String> = (0..1000).map(|n| format!("name{n:04}")).collect();
+    std::fs::create_dir(at("home/many")).unwrap();
+    for name in &names {
+        std::fs::write(at("home/many").join(name), "").unwrap();
+    }
+    let mut listing = std::fs::read_dir(at("home/many")).unwrap();
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.unwrap().file_name().into_string().unwrap()
+    };
+    let mut listed: Vec<String> = listing.by_ref().take(10).map(name).collect();
+    let mapped = open(at("home/mapped"));
+    mapped.set_len(4096).unwrap();
+    let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+    #[allow(unsafe_code, reason = "a mapping is what is tested")]
+    // SAFETY: a mapping of this test's own file, of its length, unmapped by nobody.
+    let map = unsafe {
+        let at = rustix::mm::mmap(std::ptr::null_mut(), 4096, prot, flags, &mapped, 0).unwrap();
+        std::slice::from_raw_parts_mut(at.cast::<u8>(), 4096)
+    };
+    map[0] = b'a';
+    let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&watch, at("home"), WatchFlags::CREATE).unwrap();
+    kill(&d);
+    listed.extend(listing.map(name));
+    listed.sort();
+    assert_eq!(listed, names);
+    let refused = rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive);
+    assert_eq!(refused, Err(rustix::io::Errno::WOULDBLOCK));
+    drop(locked);
+    rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
+    map[1] = b'b';
+    #[allow(unsafe_code, reason = "a mapping is what is tested")]
+    // SAFETY: the mapping from above.
+    unsafe { rustix::mm::msync(map.as_mut_ptr().cast(), 4096, MsyncFlags::SYNC) }.unwrap();
+    assert_eq!(&std::fs::read(at("home/mapped")).unwrap()[..3], b"ab\0");
+    std::fs::write(at("home/created"), "").unwrap();
+    let mut events = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(&watch, &mut events);
+    let event = reader.next().unwrap();
+    assert_eq!(event.file_name(), Some(c"created"));
+}
+
+#[test]
+fn what_changed_below_while_nobody_watched_is_seen() {
+    let c = image();
+    let d = Daemon::start(&c);
+    let at = |name: &str| d.at(1, name);
+    // All of it is in the kernel's caches.
+    let held = File::open(at("var/changed")).unwrap();
+    assert_eq!(content(&held), "changed\n");
+    assert_eq!(text(at("opt/f2")), "file 2\n");
+    assert!(!at("opt/new").exists());
+    let listed = |dir: &str| std::fs::read_dir(at(dir)).unwrap().count();
+    assert_eq!(listed("opt"), 20);
+    let worker = d.worker();
+    rustix::process::kill_process(worker, rustix::process::Signal::STOP).unwrap();
+    put(c.image("opt/f2"), "FILE 2, another\n");
+    put(c.image("opt/new"), "new\n");
+    std::fs::remove_file(c.image("opt/f3")).unwrap();
+    put(c.image("var/changed"), "edited in place\n");
+    // It would not answer a question.
+    rustix::process::kill_process(worker, rustix::process::Signal::KILL).unwrap();
+    d.told("READY=1");
+    eventually("all that changed is seen", || {
+        text(at("opt/f2")) == "FILE 2, another\n"
+            && at("opt/new").exists()
+            && !at("opt/f3").exists()
+            && listed("opt") == 20
+            && content(&held) == "edited in place\n"
+    });
+    // And what changes later, of what this worker was never asked for by name.
+    put(c.image("var/changed"), "once more\n");
+    eventually("what changes later is seen", || {
+        content(&held) == "once more\n"
+    });
+}
