@@ -40,8 +40,8 @@ use worker::{Worker, how};
 const SILENCE: Duration = Duration::from_secs(60);
 /// A program that is to take over says within this time whether it can.
 const CHECK: Duration = Duration::from_secs(30);
-/// A worker that has served for so long starts with a clean record.
-const CLEAN: Duration = Duration::from_secs(2);
+/// A worker that has served for so long starts with a clean record: what ends it is not what it began with.
+const CLEAN: Duration = Duration::from_millis(250);
 /// The program from before is gone back to until the new one has served for so long.
 const PROBATION: Duration = Duration::from_secs(10);
 /// So many deaths in a row are answered at once.
