@@ -154,6 +154,17 @@ def locks():
     os.close(mine)
 
 
+def lock_let_go():
+    """A lock that a client holds does not keep the root from being unmounted."""
+    path = at("var/lock held")
+    put(path, PATTERN)
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    happens("remount")
+    assert direct(fd, 4096) == PATTERN[4096:8192]
+    os.close(fd)
+
+
 PATTERN = b"".join(b"%07d\n" % n for n in range(4096))
 
 
@@ -312,6 +323,8 @@ check("a directory of 20,000 names that changes meanwhile", listing)
 check("locks of two processes", locks)
 for what in ["nothing", "drop-caches", "reload"] + ["remount", "restart"] * (not stays):
     check("held across " + what, across(what))
+if not holds and not stays:
+    check("a lock is let go of", lock_let_go)
 check("held across a copy-up", copy_up)
 check("held across a rename", rename)
 if not stays:

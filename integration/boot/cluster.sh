@@ -6,15 +6,11 @@ dir=$(realpath "$1"); limit=${LIMIT:-600}
 nodes=(cn1 cn2)
 mount --make-private /; mount --rbind "$dir/srv" /srv
 network "${nodes[@]}"
-tables=$repo/integration/fixtures/boot/tables
 
 # What BOOTING.md says, from here...
 PREFIX=/usr/local "$repo/integration/install.sh" >/dev/null
-mkdir -p /etc/statelite/tables; cp "$tables"/*.csv /etc/statelite/tables/
-cp -a "$repo/integration/fixtures/boot/litetree" /srv/statelite/
-# An image brings the modules of its kernel along. This one has none, so a litetree does.
-modules=$(echo /usr/lib/uml/modules/*) lib=/srv/statelite/litetree/site/usr/lib/modules
-mkdir -p "$lib/${modules##*/}"; (cd "$modules" && cp -a --parents modules.* kernel/fs/autofs "$lib/${modules##*/}")
+mkdir -p /etc/statelite/tables; cp "$fixtures"/tables/*.csv /etc/statelite/tables/
+litetrees /srv/statelite
 mkdir -p /srv/statelite/state
 cat >/etc/statelite/statelite.toml <<'TOML'
 export = "ganesha"

@@ -13,14 +13,11 @@ say "initrd: for Linux $version, about half a minute"
 # Where a kernel's package puts what these tools look for.
 # shellcheck disable=SC2016 # for the shell inside
 "$repo/integration/boot/machine.sh" "$dir" -- bash -euc '
-  dir=$1 modules=$2 version=${2##*/}
-  mkdir -p /lib/modules; cp -a "$modules" /lib/modules/
-  zcat /usr/share/doc/user-mode-linux/config.gz >"/boot/config-$version"
+  dir=$1 version=${2##*/}; . "$3"; uml_modules "$2"
   # The node that makes its own root is another test.
   rm -rf /usr/share/initramfs-tools/hooks/statelite /usr/lib/dracut/modules.d/95statelite
-  mkdir /tmp/conf; cp -a /etc/initramfs-tools/. /tmp/conf/; sed -i "s/^MODULES=.*/MODULES=netboot/" /tmp/conf/initramfs.conf
   mkinitramfs -d /tmp/conf -o "$dir/initramfs-tools" "$version"
   dracut --quiet --force --no-hostonly --add "nfs network-legacy" --omit "systemd dracut-systemd systemd-initrd plymouth crypt" \
-    "$dir/dracut" "$version"' initrd "$dir" "$modules" >"$dir/log" 2>&1 || { tail -20 "$dir/log" >&2; die "no initrd was made"; }
+    "$dir/dracut" "$version"' initrd "$dir" "$modules" "$repo/integration/boot/lib.sh" >"$dir/log" 2>&1 || { tail -20 "$dir/log" >&2; die "no initrd was made"; }
 cp "$(command -v linux.uml)" "$dir/kernel"
 say "$stamp" >"$dir/stamp"

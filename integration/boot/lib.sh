@@ -1,9 +1,12 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
 # Shared by what runs in a machine of the tests of guests (machine.sh): its network, its guests, their firmware.
 # The sourcing script sets $dir, a directory on a disk, before it calls anything here.
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 boot=$repo/integration/boot
 server=10.77.0.1
+fixtures=$repo/integration/fixtures/boot
+# What the image of a node that boots has, beside debootstrap's least.
+image_packages=apt,dbus,iproute2,kmod,passwd,procps,systemd-sysv,udev
 declare -A guests=()
 
 # network NODE...: a bridge of the server's, and a plug for each node.
@@ -51,16 +54,31 @@ firmware() {
   ip link del "fw-$node"; ip netns del "$node"
 }
 
-# in_machine SCRIPT: runs it again in a machine of its own, with a directory for its argument; it ends with that.
+# in_machine SCRIPT ARGUMENT...: runs it again in a machine of its own, with a directory before its arguments; it ends with that.
 in_machine() {
   [ -x "$STATELITE" ] || die "no $STATELITE: make build"
   room; export STATELITE
   # shellcheck disable=SC2016 # for the shell inside
-  "$boot/machine.sh" "$scratch" -- bash -euc '
+  "$boot/machine.sh" "$scratch" "$cache" -- bash -euc '
     install -m 755 "$STATELITE" /usr/local/sbin/statelite
     # Where modprobe looks in a guest, and where that mounts.
     mkdir -p /usr/lib/uml/root/lib /etc/statelite /etc/exports.d; ln -s /usr/lib/uml/modules /usr/lib/uml/root/lib/modules
-    exec "$@"' in_machine "$(realpath "$1")" "$scratch"
+    exec "$@"' in_machine "$(realpath "$1")" "$scratch" "${@:2}"
+}
+
+# litetrees DIR: those of the nodes, below DIR. An image brings the modules of its kernel along; this one has none, so a litetree does.
+litetrees() {
+  local modules lib=$1/litetree/site/usr/lib/modules
+  modules=$(echo /usr/lib/uml/modules/*)
+  cp -a "$fixtures/litetree" "$1/"
+  mkdir -p "$lib/${modules##*/}"; (cd "$modules" && cp -a --parents modules.* kernel/fs/autofs "$lib/${modules##*/}")
+}
+# uml_modules DIR: User-mode Linux' modules and configuration where a kernel's package puts what mkinitramfs and dracut look for; a
+# configuration for mkinitramfs is in /tmp/conf.
+uml_modules() {
+  mkdir -p /lib/modules; cp -a "$1" /lib/modules/
+  zcat /usr/share/doc/user-mode-linux/config.gz >"/boot/config-${1##*/}"
+  mkdir /tmp/conf; cp -a /etc/initramfs-tools/. /tmp/conf/; sed -i "s/^MODULES=.*/MODULES=netboot/" /tmp/conf/initramfs.conf
 }
 
 # checks NAME: what client.py has said in a guest, for each of $versions.

@@ -5,7 +5,7 @@ set -euo pipefail
 root; need linux.uml ganesha.nfsd rpcbind dnsmasq busybox debootstrap
 [ -x "$STATELITE" ] || die "no $STATELITE: make build"
 [ -c /dev/net/tun ] || die "no /dev/net/tun here: guests have nothing to be plugged into"
-"$repo/integration/image.sh" "$cache/boot/image" apt,dbus,iproute2,kmod,passwd,procps,systemd-sysv,udev
+"$repo/integration/image.sh" "$cache/boot/image" "$image_packages"
 "$boot/initrd.sh" "$cache/boot/initrd"
 room
 mkdir -p "$scratch/srv/statelite/debian12/rootimg" "$scratch/initrd"

@@ -148,6 +148,24 @@ fn exportfs() -> Result<Told, InstallError> {
     }
 }
 
+/// Where nfsd takes the path of a file system that it is to let go of.
+const UNLOCK: &str = "/proc/fs/nfsd/unlock_filesystem";
+
+/// Has the kernel's server give up what clients hold on a mount that it exports no longer: locks by NLM
+/// (NFSv3), and by newer kernels open files and locks of NFSv4, too. Without nfsd nothing is held.
+///
+/// # Errors
+/// [`InstallError::File`].
+pub fn let_go(mount: &Path) -> Result<(), InstallError> {
+    let path = Path::new(UNLOCK);
+    // One write is one request.
+    let written = std::fs::File::options().write(true).open(path);
+    match written.and_then(|mut file| file.write_all(mount.as_os_str().as_encoded_bytes())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
+        _ => Ok(()),
+    }
+}
+
 fn hangup(path: &Path) -> Result<Told, InstallError> {
     let Some(pid) = ganesha_pid(path)? else {
         return Ok(Told::NotRunning);

@@ -17,7 +17,7 @@ install() {
   binary=${STATELITE:-/usr/local/sbin/statelite}
   inst_simple "${STATELITE_LIB:-/usr/local/lib/statelite}/node-root.sh" /lib/statelite/node-root.sh
   inst_binary "$binary" /sbin/statelite
-  inst_multiple mount mkdir cat tail mount.nfs
+  inst_multiple mount mkdir cat tail cp chroot sleep mount.nfs
   if [ -d "$etc" ]; then
     while IFS= read -r file; do inst_simple "$etc/$file" "/etc/statelite/$file"; done < <(cd "$etc" && find -L . -type f -printf '%P\n')
   fi

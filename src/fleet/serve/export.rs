@@ -224,11 +224,11 @@ fn bring_into_step(
     }
     written.untold |= written.to.is_none();
     written.to.clone_from(to);
-    let leaving: Vec<Device> = written
+    let leaving: Vec<(PathBuf, Device)> = written
         .mounts
         .iter()
         .filter(|(node, mount)| mounted.get(*node) != Some(*mount))
-        .map(|(_, (_, device))| *device)
+        .map(|(_, mount)| mount.clone())
         .collect();
     if !leaving.is_empty() {
         let kept: Vec<NodeRoot> = roots
@@ -245,8 +245,12 @@ fn bring_into_step(
         written
             .mounts
             .retain(|node, mount| mounted.get(node) == Some(mount));
-        if *server == Server::Ganesha {
-            wait_for_release(config, &leaving)?;
+        match server {
+            Server::Ganesha => {
+                let devices: Vec<Device> = leaving.iter().map(|(_, device)| *device).collect();
+                wait_for_release(config, &devices)?;
+            }
+            Server::Kernel => let_go(&leaving),
         }
     }
     write(*server, file, &roots.nodes, config, &mut written.untold)?;
@@ -284,6 +288,19 @@ fn write(
         tracing::debug!(file = %file.display(), nodes = roots.len(), ?told, "exports written");
     }
     Ok(())
+}
+
+/// Where nfsd keeps what clients hold, the mount is busy, as any that is in use: whoever unmounts is told.
+fn let_go(leaving: &[(PathBuf, Device)]) {
+    for (point, mounted) in leaving {
+        // What is mounted there by now may be another root, which is given again in a moment.
+        if device(point).ok() != Some(*mounted) {
+            continue;
+        }
+        if let Err(error) = nfs::let_go(point) {
+            tracing::warn!(point = %point.display(), %error, "the kernel's NFS server may still hold a root that is not exported any more");
+        }
+    }
 }
 
 /// The device number, without a request to the root's own session.
