@@ -27,7 +27,7 @@ test-all: setup build ## the same with the suites in full: about an hour and a h
 	@integration/run.sh full $(KIND)
 
 test-boot: setup build ## machines that boot off their roots, both NFS servers and the kernel's client, in guests; about ten minutes
-	@for t in nodes nfsd ganesha; do integration/boot/$$t.sh || all=1; done; exit $${all:-0}
+	@for t in nodes own nfsd-boot nfsd ganesha; do integration/boot/$$t.sh || all=1; done; exit $${all:-0}
 
 bench: build ## what a request costs, by criterion
 	cargo bench --locked

@@ -36,7 +36,7 @@ without() {
 expect "initramfs-tools: a machine without the program keeps its initramfs" without
 expect "unmkinitramfs" unmkinitramfs "$scratch/initrd" "$scratch/initramfs-tools"
 tree=$scratch/initramfs-tools; [ ! -d "$tree/main" ] || tree=$tree/main
-has "$tree" initramfs-tools scripts/statelite scripts/statelite-root
+has "$tree" initramfs-tools scripts/statelite scripts/statelite-root lib/statelite/bin/{mount,cp,chroot} etc/netconfig
 expect "initramfs-tools: its shell reads the boot script" chroot "$tree" /bin/sh -n /scripts/statelite
 expect "initramfs-tools: and what that sources" chroot "$tree" /bin/sh -c '. /scripts/statelite-root; type statelite_root'
 
@@ -64,11 +64,16 @@ ln -s "$STATELITE" "$scratch/bin/statelite"
 cat >"$scratch/bin/mount" <<STANDIN
 #!/bin/sh
 echo "\$@" >>$scratch/asked
-[ "\$1" = -t ] || exec /bin/mount --bind $scratch/disk /statelite/disk
+case "\$*" in
+  "-t nfs "*) exec /bin/mount --bind $scratch/image "\$6" ;;
+  LABEL=*) exec /bin/mount --bind $scratch/disk "\$2" ;;
+esac
+exec /bin/mount "\$@"
 STANDIN
 printf '#!/bin/sh\n' >"$scratch/bin/mount.nfs"; chmod +x "$scratch"/bin/mount*
 mkdir "$scratch/disk"
-echo "quiet statelite.node=cn1 statelite.nfs=filer:$scratch/image,v3 statelite.nfs=[fd00::1]:$scratch/image statelite.disk=LABEL=d statelite.config=$STATELITE_ETC/statelite.toml statelite.tables=$tables" >"$scratch/cmdline"
+top=/run/initramfs/statelite
+echo "quiet statelite.node=cn1 statelite.nfs=filer:$scratch/image,v3 statelite.nfs=[fd00::1]:/other statelite.disk=LABEL=d statelite.config=$STATELITE_ETC/statelite.toml statelite.tables=$tables" >"$scratch/cmdline"
 node() {
   STATELITE_CMDLINE=$scratch/cmdline unshare -m --propagation private sh -c '
     set -e
@@ -80,13 +85,13 @@ node() {
     mount --rbind "$1" "$1/top/root$1"
     exec chroot "$1/top/root" sh -c "$2" sh "$1"' node "$scratch" "PATH=$scratch/bin:\$PATH; . $repo/mount-helpers/node-root.sh; $1"
 }
-said=$(node 'statelite_root "$1/point" && cat "$1/point/etc/motd" && echo mine >"$1/point/var/x" && cat /statelite/disk/cn1/var/x &&
+said=$(node 'statelite_root "$1/point" && cat "$1/point/etc/motd" && echo mine >"$1/point/var/x" && cat $statelite_top/statelite/disk/cn1/var/x &&
   grep -lz "^@statelite" /proc/[0-9]*/cmdline | head -n 1; umount "$1/point"' 2>&1) || true
 expect "a node's root over image, tmpfs and disk" grep -qx below <<<"$said"
 expect "what is written lies on the disk" grep -qx mine <<<"$said"
 expect "the daemon's name begins with @" grep -q /proc/ <<<"$said"
-expect "NFS is mounted read-only where the tables look for it" grep -qFx -- "-t nfs -o ro,v3 filer:$scratch/image $scratch/image" "$scratch/asked"
-expect "by IPv6, too" grep -qFx -- "-t nfs -o ro [fd00::1]:$scratch/image $scratch/image" "$scratch/asked"
+expect "NFS is mounted read-only where the tables look for it" grep -qFx -- "-t nfs -o ro,v3 filer:$scratch/image $top$scratch/image" "$scratch/asked"
+expect "by IPv6, too" grep -qFx -- "-t nfs -o ro [fd00::1]:/other $top/other" "$scratch/asked"
 [ "$failed" = 0 ] || say "$said"
 echo "statelite.node=cn9 statelite.config=$STATELITE_ETC/statelite.toml statelite.tables=$tables" >"$scratch/cmdline"
 said=$(node 'statelite_root "$1/point" || echo failed' 2>&1) || true

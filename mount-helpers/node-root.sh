@@ -100,10 +100,11 @@ statelite_root() {
   config=$(statelite_word statelite.config)
   tables=$(statelite_word statelite.tables)
   if [ -z "$config" ] && [ -e /etc/statelite/statelite.toml ]; then config=/etc/statelite/statelite.toml; fi
-  # Without a configuration: the tmpfs and the disk where they are.
+  # Without a configuration: the tmpfs and the disk where they are, and a root that answers from the kernel's cache while
+  # systemd-shutdown has stopped everything, this daemon too, to kill what is left.
   if [ -z "$config" ]; then
     config=/statelite/statelite.toml
-    { echo 'tmpfs_dir = "/statelite/tmpfs"'; [ -z "$disk" ] || echo 'localdisk_dir = "/statelite/disk"'; } >"$statelite_top$config"
+    { printf '%s\n' 'tmpfs_dir = "/statelite/tmpfs"' 'cache_lifetime = "1h"'; [ -z "$disk" ] || echo 'localdisk_dir = "/statelite/disk"'; } >"$statelite_top$config"
   fi
   # Another place of the initramfs; what is not there either is on NFS, or the program says so.
   for file in "$config" "$tables"; do

@@ -5,22 +5,18 @@ set -uo pipefail
 . "$(dirname "$0")/one-node.sh"
 say() { printf 'NODE %s\n' "$*"; }
 exec >/dev/console 2>&1 </dev/null
-mount -t proc proc /proc; mount -t sysfs sysfs /sys
-for d in /run /tmp /srv /mnt /etc/statelite /etc/exports.d /var/lib/nfs; do mount -t tmpfs none $d; done
-for m in fuse nfsd nfsv3 nfsv4; do modprobe -d /usr/lib/uml/root $m; done
+guest_mounts
+for m in fuse nfsv3 nfsv4; do modprobe -d /usr/lib/uml/root $m; done
 hostname server; ip link set lo up
 one_node 127.0.0.1 exports
 # The root of NFSv4's tree: what the guest has for / can't be exported, /run can.
 echo '/run 127.0.0.1(ro,no_subtree_check,fsid=0)' >/etc/exports.d/root.exports
 
-mkdir -p /run/rpcbind /var/lib/nfs/{v4recovery,rpc_pipefs,sm,sm.bak}; touch /var/lib/nfs/{etab,rmtab,state}
-mount -t rpc_pipefs rpc_pipefs /var/lib/nfs/rpc_pipefs; mount -t nfsd nfsd /proc/fs/nfsd
-rpcbind; rpc.statd; rpc.mountd
+nfsd_runs 4
 say "up: $(uname -r)"
 serves || say "not served: $(tail -5 /run/serve.log)"
 # The daemon has written it; so would this.
 say "exports: $(statelite export --install)"
-rpc.nfsd --grace-time 10 --lease-time 10 4
 say "exported: $(exportfs -v | tr -s '\n\t' ' ')"
 for v in ${VERSIONS//,/ }; do
   mkdir -p "/mnt/$v"; path=$roots/cn1; [ "$v" = 3 ] || path=${path#/run}

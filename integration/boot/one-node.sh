@@ -3,10 +3,26 @@
 # its daemon. /srv is a directory of the test's.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 roots=/run/statelite/roots
+srv=/srv/statelite
 # patiently SECONDS COMMAND: until it succeeds.
 patiently() { local n=$(($1 * 10)); shift; until "$@" >/dev/null 2>&1; do [ $((n -= 1)) -gt 0 ] || return 1; sleep 0.1; done; }
 serves() { statelite serve >>/run/serve.log 2>&1 & patiently 120 statelite status; }
 table() { printf '%s\n' "${@:2}" >"/etc/statelite/tables/$1.csv"; }
+
+# guest_mounts: what the first process of a guest mounts over the machine's root.
+guest_mounts() {
+  local d
+  mount -t proc proc /proc; mount -t sysfs sysfs /sys
+  for d in /run /tmp /srv /mnt /etc/statelite /etc/exports.d /var/lib/nfs; do mount -t tmpfs none $d; done
+}
+# nfsd_runs THREADS: the kernel's NFS server, which exports nothing yet.
+nfsd_runs() {
+  modprobe -d /usr/lib/uml/root nfsd
+  mkdir -p /run/rpcbind /var/lib/nfs/{v4recovery,rpc_pipefs,sm,sm.bak}; touch /var/lib/nfs/{etab,rmtab,state}
+  mount -t rpc_pipefs rpc_pipefs /var/lib/nfs/rpc_pipefs; mount -t nfsd nfsd /proc/fs/nfsd
+  rpcbind; rpc.statd; rpc.mountd
+  rpc.nfsd --grace-time 10 --lease-time 10 "$1"
+}
 
 # one_node ADDRESS SERVER: SERVER is what the daemon keeps in step, exports or ganesha.
 one_node() {

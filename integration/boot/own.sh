@@ -19,7 +19,7 @@ network cn1
 PREFIX=/usr/local "$repo/integration/install.sh" >/dev/null
 mkdir -p /etc/statelite/tables; cp "$fixtures"/tables/*.csv /etc/statelite/tables/
 sed -i 's/,persistent/,localdisk/' /etc/statelite/tables/litefile.csv
-printf '%s\n' 'tmpfs_dir = "/statelite/tmpfs"' 'localdisk_dir = "/statelite/disk"' 'tmpfs_size = "64M"' >/etc/statelite/statelite.toml
+printf '%s\n' 'tmpfs_dir = "/statelite/tmpfs"' 'localdisk_dir = "/statelite/disk"' 'tmpfs_size = "64M"' 'cache_lifetime = "1h"' >/etc/statelite/statelite.toml
 litetrees $srv
 expect "statelite check" statelite check
 # Image and litetrees, read-only; no root of a node's.
@@ -42,9 +42,9 @@ words=(statelite.node=cn1 "statelite.disk=LABEL=local")
 for path in debian12/rootimg litetree; do words+=("statelite.nfs=$server:$srv/$path,vers=3,tcp,nolock"); done
 # boots ROUND INITRAMFS WORD...
 boots() {
-  local boot="boot $1, $2"; shift
+  local round=$1 boot="boot $1, $2"; shift
   guest cn1 "$limit" linux.uml mem=640M initrd="$dir/$1" ubd0="$dir/disk" "$(plug cn1)" rw panic=-1 node.off=systemctl "${words[@]}" "${@:2}"
-  ended cn1
+  ended cn1; cp "$dir/cn1.console" "$dir/boot$round.console"
   expect "$boot: to the end" said cn1 'done$'
   if ! said cn1 'done$'; then console cn1 60; return; fi
   expect "$boot: multi-user.target" has cn1 "target active"
