@@ -87,6 +87,15 @@ statelite_mount_disk() {
   statelite_say "mounting $1 failed"; return 1
 }
 
+# systemd-shutdown stops all processes for a moment, the daemon, too, and looks at /proc meanwhile: its look at the root
+# may never be answered. When units are stopped and files written there is nothing left for it to do here.
+statelite_down() {
+  for how in poweroff reboot; do
+    dir=/run/systemd/system/systemd-$how.service.d
+    mkdir -p "$dir" && printf '[Unit]\nSuccessAction=%s-immediate\n' $how >"$dir/statelite.conf" || return 1
+  done
+}
+
 # statelite_root DIR: mounts the node's root on DIR.
 statelite_root() {
   point=$1
@@ -100,11 +109,10 @@ statelite_root() {
   config=$(statelite_word statelite.config)
   tables=$(statelite_word statelite.tables)
   if [ -z "$config" ] && [ -e /etc/statelite/statelite.toml ]; then config=/etc/statelite/statelite.toml; fi
-  # Without a configuration: the tmpfs and the disk where they are, and a root that answers from the kernel's cache while
-  # systemd-shutdown has stopped everything, this daemon too, to kill what is left.
+  # Without a configuration: the tmpfs and the disk where they are.
   if [ -z "$config" ]; then
     config=/statelite/statelite.toml
-    { printf '%s\n' 'tmpfs_dir = "/statelite/tmpfs"' 'cache_lifetime = "1h"'; [ -z "$disk" ] || echo 'localdisk_dir = "/statelite/disk"'; } >"$statelite_top$config"
+    { echo 'tmpfs_dir = "/statelite/tmpfs"'; [ -z "$disk" ] || echo 'localdisk_dir = "/statelite/disk"'; } >"$statelite_top$config"
   fi
   # Another place of the initramfs; what is not there either is on NFS, or the program says so.
   for file in "$config" "$tables"; do
@@ -116,6 +124,6 @@ statelite_root() {
   [ -z "$tables" ] || set -- "$@" --tables "$tables"
   chroot "$statelite_top" "$program" "$@" mount --serves-root "$node" /root || { statelite_say "no root for $node"; return 1; }
   # Away from where the daemon sees it: what the node mounts in its root, it does not see, and must not take for absent.
-  if mkdir -p "$point" && mount -o move "$statelite_top/root" "$point"; then return 0; fi
-  statelite_say "the root can't be moved to $point"; return 1
+  if ! mkdir -p "$point" || ! mount -o move "$statelite_top/root" "$point"; then statelite_say "the root can't be moved to $point"; return 1; fi
+  statelite_down
 }
