@@ -10,7 +10,8 @@ case $1 in
   drop-caches) for _ in 1 2; do sync; echo 2 >/proc/sys/vm/drop_caches; done ;;
   umount) cd /; statelite umount cn1 ;;
   # By NFSv3 too the kernel's server keeps what was just used open, for a moment.
-  remount) cd /; patiently 60 statelite umount cn1; statelite mount cn1 ;;
+  # Each try takes the root from the server and gives it back when it fails: one a second, or they are in each other's way.
+  remount) cd /; PAUSE=1 patiently 120 statelite umount cn1 || statelite umount cn1 >&2; statelite mount cn1 ;;
   restart) cd /; kill "$(pidof statelite)"; patiently 60 ended; serves ;;
   reload) echo 'ALL,/var/tmp/,persistent' >>/etc/statelite/tables/litefile.csv; statelite reload ;;
   copy-up) printf 'changed\n' | dd of=var/lib/pattern conv=notrunc status=none ;;

@@ -5,7 +5,7 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=
 roots=/run/statelite/roots
 srv=/srv/statelite
 # patiently SECONDS COMMAND: until it succeeds.
-patiently() { local n=$(($1 * 10)); shift; until "$@" >/dev/null 2>&1; do [ $((n -= 1)) -gt 0 ] || return 1; sleep 0.1; done; }
+patiently() { local end=$((SECONDS + $1)); shift; until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || return 1; sleep "${PAUSE:-0.1}"; done; }
 serves() { statelite serve >>/run/serve.log 2>&1 & patiently 120 statelite status; }
 table() { printf '%s\n' "${@:2}" >"/etc/statelite/tables/$1.csv"; }
 

@@ -158,14 +158,37 @@ const UNLOCK: &str = "/proc/fs/nfsd/unlock_filesystem";
 /// [`InstallError::File`].
 pub fn let_go(mount: &Path) -> Result<(), InstallError> {
     let path = Path::new(UNLOCK);
+<<<<<<< HEAD
     // One write is one request.
     let written = std::fs::File::options().write(true).open(path);
     match written.and_then(|mut file| file.write_all(mount.as_os_str().as_encoded_bytes())) {
+=======
+    let line = word(mount.as_os_str().as_encoded_bytes());
+    // One write is one request.
+    let written = std::fs::File::options().write(true).open(path);
+    match written.and_then(|mut file| file.write_all(&line)) {
+>>>>>>> boot2
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
         _ => Ok(()),
     }
 }
 
+<<<<<<< HEAD
+=======
+/// A line of one word, as nfsd reads it: blanks, backslashes and line ends in octal.
+fn word(path: &[u8]) -> Vec<u8> {
+    let mut line = Vec::with_capacity(path.len() + 1);
+    for byte in path {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => line.extend(format!("\\{byte:03o}").bytes()),
+            byte => line.push(*byte),
+        }
+    }
+    line.push(b'\n');
+    line
+}
+
+>>>>>>> boot2
 fn hangup(path: &Path) -> Result<Told, InstallError> {
     let Some(pid) = ganesha_pid(path)? else {
         return Ok(Told::NotRunning);
@@ -220,6 +243,12 @@ mod tests {
         let error = install(&taken, "x").unwrap_err().to_string();
         assert!(error.starts_with(taken.to_str().unwrap()), "{error}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_path_is_one_word_for_nfsd() {
+        assert_eq!(word(b"/r/cn1"), b"/r/cn1\n");
+        assert_eq!(word(b"/a b\\\n\xff"), b"/a\\040b\\134\\012\xff\n");
     }
 
     #[test]
