@@ -158,23 +158,15 @@ const UNLOCK: &str = "/proc/fs/nfsd/unlock_filesystem";
 /// [`InstallError::File`].
 pub fn let_go(mount: &Path) -> Result<(), InstallError> {
     let path = Path::new(UNLOCK);
-<<<<<<< HEAD
-    // One write is one request.
-    let written = std::fs::File::options().write(true).open(path);
-    match written.and_then(|mut file| file.write_all(mount.as_os_str().as_encoded_bytes())) {
-=======
     let line = word(mount.as_os_str().as_encoded_bytes());
     // One write is one request.
     let written = std::fs::File::options().write(true).open(path);
     match written.and_then(|mut file| file.write_all(&line)) {
->>>>>>> boot2
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
         _ => Ok(()),
     }
 }
 
-<<<<<<< HEAD
-=======
 /// A line of one word, as nfsd reads it: blanks, backslashes and line ends in octal.
 fn word(path: &[u8]) -> Vec<u8> {
     let mut line = Vec::with_capacity(path.len() + 1);
@@ -188,7 +180,6 @@ fn word(path: &[u8]) -> Vec<u8> {
     line
 }
 
->>>>>>> boot2
 fn hangup(path: &Path) -> Result<Told, InstallError> {
     let Some(pid) = ganesha_pid(path)? else {
         return Ok(Told::NotRunning);
