@@ -25,7 +25,9 @@ const USED: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::SETPCAP)
     .union(CapabilitySet::SYS_RESOURCE)
     .union(CapabilitySet::KILL)
-    .union(CapabilitySet::NET_BIND_SERVICE);
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    // To see which files NFS-Ganesha, a process with more rights, has open (`fleet::serve::export`).
+    .union(CapabilitySet::SYS_PTRACE);
 
 /// Gives up, for this thread and all that it starts from now on, every capability that serving does
 /// not use, and that any program could gain more than it is started with.
