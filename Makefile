@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PREFIX ?= /usr/local
 BENCHES := bench-reads bench-copyup bench-many bench-flat bench-placement bench-storm
 BENCH = benches/mounts/$(@:bench-%=%).sh $(if $(RAW),--json $(RAW)/$(@:bench-%=%).json)
-.PHONY: setup build install demo test test-all test-boot bench bench-mounts $(BENCHES) fuzz clean help
+.PHONY: setup build install demo test test-all test-boot bench bench-mounts $(BENCHES) fuzz soak clean help
 KIND ?= statelite
 
 setup: ## install what a fresh Debian lacks, and the foreign test suites into .cache
@@ -45,6 +45,9 @@ bench-placement: ## what a lone caller waits for, by where its session runs
 
 fuzz: setup ## what reads tables, configuration, requests, names and options: ten minutes of fuzzing each
 	@integration/fuzz.sh
+
+soak: setup build ## many roots in use while the daemon is killed, reloaded, upgraded and its stores filled: half an hour
+	@integration/soak.sh
 
 clean: ## remove what build made; .cache (image, tools) stays
 	cargo clean
