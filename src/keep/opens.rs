@@ -140,8 +140,12 @@ impl State {
                 file: (word(4), word(5)),
                 backing: word(6) as u32,
             };
-            let state = self.clone();
-            (handle != 0).then_some((open, Record { state, slot }))
+            // Not before it is known to be one: whoever drops it frees the slot.
+            let record = || Record {
+                state: self.clone(),
+                slot,
+            };
+            (handle != 0).then(|| (open, record()))
         };
         (0..end).filter_map(read).collect()
     }
@@ -159,8 +163,11 @@ impl State {
         let end = self.backings.lock().end;
         let read = |slot: u32| {
             let id = self.words()[AT_BACKINGS + slot as usize].load(Ordering::Acquire) as u32;
-            let state = self.clone();
-            (id != 0).then_some((id, Registered { state, slot }))
+            let registered = || Registered {
+                state: self.clone(),
+                slot,
+            };
+            (id != 0).then(|| (id, registered()))
         };
         (0..end).filter_map(read).collect()
     }
@@ -205,6 +212,18 @@ mod tests {
         assert_eq!(next.open_files().len(), 3);
         std::mem::forget(fourth);
         drop(found);
+    }
+
+    #[test]
+    fn a_slot_is_nobody_s_or_somebody_s_alone() {
+        let state = Arc::new(State::create(b"i").unwrap());
+        drop((state.opened(&open(1)), state.registered(1)));
+        let next = again(&state);
+        assert!(next.open_files().is_empty() && next.backings().is_empty());
+        let opens: Vec<Record> = (2..=3).map(|n| next.opened(&open(n)).unwrap()).collect();
+        let backings: Vec<Registered> = (2..=3).map(|n| next.registered(n).unwrap()).collect();
+        assert_ne!(opens[0].slot, opens[1].slot);
+        assert_ne!(backings[0].slot, backings[1].slot);
     }
 
     #[test]
