@@ -52,6 +52,30 @@ fn every_node_is_mounted_and_has_its_own() {
 }
 
 #[test]
+fn only_root_writes_where_the_daemon_makes_directories() {
+    let c = Cluster::new(&[("/etc/x", "tmpfs"), ("/home/", "persistent")]);
+    put(c.image("etc/x"), "image\n");
+    let d = Daemon::start(&c);
+    for file in ["etc/x", "home/new"] {
+        std::fs::write(d.at(1, file), "").unwrap();
+    }
+    let find = ["-xdev", "-type", "d", "-perm", "/022", "-print"];
+    let places = [c.path("."), c.tmpfs(1, "."), d.store(1, ".")];
+    let found = std::process::Command::new("find")
+        .args(places)
+        .args(find)
+        .output()
+        .unwrap();
+    assert!(found.status.success(), "{found:?}");
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    assert!(exists(c.tmpfs(1, ".")) && exists(d.root(1)));
+    // The mount points, too, once nothing is mounted there.
+    let point = d.root(1);
+    drop(d);
+    assert_eq!(crate::cluster::mode(point) & 0o777, 0o755);
+}
+
+#[test]
 fn a_noderange_chooses_nodes() {
     let c = Cluster::new(&[]);
     let d = Daemon::with(&c, &[&c.node(2)]);

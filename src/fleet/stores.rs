@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use rustix::mount::MountFlags;
 
 use crate::config::Config;
-use crate::sys::obj;
+use crate::sys::{dir, obj};
 use crate::tables::{Location, NodeSpec};
 
 /// Why something is not mounted.
@@ -57,7 +57,7 @@ pub fn ensure_tmpfs(config: &Config, spec: &NodeSpec) -> Result<PathBuf, StoreEr
         path: path.clone(),
         error,
     };
-    std::fs::create_dir_all(&path).map_err(failed)?;
+    dir::make_all(&path).map_err(failed)?;
     let size = config.tmpfs_size_of(&spec.node, &spec.groups);
     let options = std::ffi::CString::new(format!("size={size},mode=0755"))
         .map_err(|e| failed(std::io::Error::other(e)))?;
@@ -76,10 +76,7 @@ pub fn ensure_tmpfs(config: &Config, spec: &NodeSpec) -> Result<PathBuf, StoreEr
     };
     mounted.map_err(|e| failed(e.into()))?;
     let upper = path.join("upper");
-    match std::fs::create_dir(&upper) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(e)),
-        _ => {}
-    }
+    dir::make_all(&upper).map_err(failed)?;
     Ok(path)
 }
 
@@ -100,7 +97,7 @@ pub fn ensure_remote(location: &Location, mntopts: &str) -> Result<(), StoreErro
         path: location.path.clone(),
         why,
     };
-    std::fs::create_dir_all(&location.path).map_err(|e| failed(e.to_string()))?;
+    dir::make_all(&location.path).map_err(|e| failed(e.to_string()))?;
     let soft = mntopts
         .split(',')
         .any(|option| option == "soft" || option == "hard");

@@ -96,7 +96,7 @@ pub fn install(path: &Path, text: &str) -> Result<bool, InstallError> {
         return Ok(false);
     }
     let dir = path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(dir).map_err(failed(dir))?;
+    crate::sys::dir::make_all(dir).map_err(failed(dir))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // Servers read the files of their directories by suffix, and this is none of theirs.
     let beside = dir.join(format!(".{name}.{}.new", std::process::id()));

@@ -1,7 +1,10 @@
-//! Reading a directory: getdents64(2) as a list of (name, type).
+//! Reading a directory: getdents64(2) as a list of (name, type); making one.
 
+use std::fs::DirBuilder;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 
 use rustix::fs::RawDir;
 
@@ -14,6 +17,15 @@ pub struct RawEntry {
     pub name: Box<[u8]>,
     /// `S_IFMT` bits, or 0 where the file system does not say.
     pub kind: u32,
+}
+
+/// Makes a directory, and those above it, for root alone to change: whatever the umask, which the
+/// threads that answer requests have taken away. One that is there stays as it is.
+///
+/// # Errors
+/// mkdir(2)'s.
+pub fn make_all(path: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
 /// Every entry but "." and "..", from the start.

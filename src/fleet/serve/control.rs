@@ -103,7 +103,7 @@ impl Socket {
             move |error: io::Error| ControlError::Make { path, error }
         };
         if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir).map_err(failed(dir))?;
+            crate::sys::dir::make_all(dir).map_err(failed(dir))?;
         }
         let mut beside = path.to_owned().into_os_string();
         beside.push(".lock");

@@ -65,7 +65,7 @@ impl Node {
         if fuse::clear_dead(&point).map_err(|e| failed("unmounting a dead root", &e))? {
             tracing::warn!(point = %point.display(), "a root that nobody serves any more was unmounted");
         }
-        std::fs::create_dir_all(&point).map_err(|e| failed("making the mount point", &e))?;
+        crate::sys::dir::make_all(&point).map_err(|e| failed("making the mount point", &e))?;
         if stores::is_mount_point(&point) {
             return Err(failed(
                 "is in use",
