@@ -10,8 +10,9 @@ use super::{Errno, Res};
 
 /// What a process that serves roots uses: to mount, to hand files to the kernel and to watch
 /// (SYS_ADMIN, DAC_READ_SEARCH); to be who asks and to make whatever nodes make (up to SETGID); to
-/// give up the others, to raise its limit of descriptors, and to end commands of the tables. A
-/// mount.nfs that it starts (`mount_remote`) has a port of its own.
+/// give up the others, and to end commands of the tables. A mount.nfs that it starts (`mount_remote`)
+/// has a port of its own. Not SYS_RESOURCE: with it, what nodes write would count for no quota, and
+/// fill the blocks that a store reserves.
 const USED: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
@@ -23,7 +24,6 @@ const USED: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETPCAP)
-    .union(CapabilitySet::SYS_RESOURCE)
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::NET_BIND_SERVICE)
     // To see which files NFS-Ganesha, a process with more rights, has open (`fleet::serve::export`).
