@@ -16,6 +16,8 @@ const MOST: usize = 64;
 /// Starts a thread where none is idle, up to a bound; they stay.
 #[derive(Debug)]
 pub struct Pool {
+    /// Its threads' name.
+    name: &'static str,
     jobs: Sender<Job>,
     waiting: Receiver<Job>,
     threads: AtomicUsize,
@@ -42,8 +44,16 @@ impl Drop for Unfinished {
 
 impl Default for Pool {
     fn default() -> Self {
+        Pool::named("statelite-copy")
+    }
+}
+
+impl Pool {
+    /// One whose threads have this name, of at most 15 bytes.
+    pub fn named(name: &'static str) -> Pool {
         let (jobs, waiting) = unbounded();
         Pool {
+            name,
             jobs,
             waiting,
             threads: AtomicUsize::new(0),
@@ -51,9 +61,7 @@ impl Default for Pool {
             unfinished: Default::default(),
         }
     }
-}
 
-impl Pool {
     /// Runs a job on a thread of the pool; on this one where none can be had.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         let unfinished = Unfinished::new(&self.unfinished);
@@ -84,7 +92,7 @@ impl Pool {
         }
         let (waiting, idle) = (self.waiting.clone(), self.idle.clone());
         let started = thread::Builder::new()
-            .name("statelite-copy".into())
+            .name(self.name.into())
             .spawn(move || {
                 idle.fetch_add(1, Ordering::AcqRel);
                 for job in waiting {

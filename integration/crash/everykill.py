@@ -9,11 +9,12 @@ answered, and the operation's caller sees nothing but success: done once, and as
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
-from everystep import CALLS, Case, Checks, Lab, attempt, changes, difference, must, same_step, snapshot
+from everystep import CALLS, Case, Checks, Failed, Lab, attempt, changes, difference, must, same_step, snapshot
 from operations import OPERATIONS, dress
 
 
@@ -147,11 +148,71 @@ class KillCase(Case):
         must(not wrong, f"the lower has changed: {wrong}")
 
 
+def killed_while_it_tells(lab):
+    """Whoever looks a name up has the directory's lock until there is an answer. Who tells the kernel of a change there waits for
+    that lock and can't be killed meanwhile: the next worker comes all the same, and answers."""
+    lab.fresh(lambda upper: None)
+    lab.mount()
+    first, tasks = lab.worker(), f"/proc/{lab.worker()}/task"
+    stack = lambda: open(f"/proc/{asker.pid}/stack").read()
+    for n in range(20):
+        must(not os.path.exists(f"{lab.view}/a/b/other{n}"), "what is this?")
+        # The first answer is of the root's ACL, which no kernel caches (fs/fuse/inode.c, fuse_init_inode: there is no INIT yet).
+        strace = subprocess.Popen(["strace", "-o", "/dev/null", "-e", "inject=writev:delay_enter=60s:when=2+", "-p", lab.server()], stderr=subprocess.PIPE, text=True)
+        must("attached" in strace.stderr.readline(), "strace does not attach")
+        made = f"{lab.lower}/a/b/made{n}"
+        asker = subprocess.Popen(["stat", f"{lab.view}/a/b/made{n}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: asker.poll() is not None or "request_wait_answer" in stack() and not "getxattr" in stack(), "nobody asks")
+        if asker.poll() is None and "lookup_slow" in stack() and "link_path_walk" not in stack():
+            break
+        # Something else was asked for first.
+        strace.kill()
+        strace.wait()
+        asker.wait()
+    else:
+        raise Failed("nobody looks a name up")
+
+    def waits():
+        with_state = (open(f"{tasks}/{t}/stat").read() for t in os.listdir(tasks))
+        return any(" (statelite-tell) D " in line for line in with_state)
+
+    try:
+        open(made, "w").close()
+        wait_for(waits, "nobody waits for the directory")
+        os.kill(first, signal.SIGKILL)
+        strace.kill()
+        said = asker.communicate(timeout=20)[1]
+        must(asker.returncode == 0, f"it is not told of the change: {said}")
+        must(lab.worker() != first, "the worker lived on")
+        # The upper is the next one's, too.
+        must(attempt(lab, lambda view: os.mkdir(view + "/a/b/new")) == 0, "nothing can be made")
+        wait_for(lambda: not os.path.exists(f"/proc/{first}"), "the old worker stays")
+    except subprocess.TimeoutExpired:
+        raise Failed("nobody answers") from None
+    finally:
+        # The connection ends, so that nothing waits for ever.
+        if asker.poll() is None:
+            subprocess.run(["umount", "-f", lab.view], capture_output=True)
+        strace.kill()
+        strace.wait()
+        if os.path.exists(made):
+            os.remove(made)
+    lab.umount()
+
+
+def wait_for(what, otherwise):
+    end = time.time() + 20
+    while not what():
+        must(time.time() < end, otherwise)
+        time.sleep(0.005)
+
+
 def main():
     fs, top, image, *pattern = sys.argv[1:]
     os.umask(0o022)
     lab = ServeLab(top, image)
     checks, all_steps = Checks(lab), 0
+    checks.check(f"{fs}, killed while the kernel is told of a change", killed_while_it_tells, lab)
     for name, prepare, operation in OPERATIONS:
         if not re.search(pattern[0] if pattern else "", name):
             continue

@@ -198,7 +198,7 @@ pub(super) fn run(
 /// A root without metrics is better than none: where one process a root is mounted with one
 /// configuration, only the first gets the address.
 fn metrics(config: &Config, shared: &Shared) -> Option<Metrics> {
-    Metrics::start(config.metrics.as_ref()?, shared)
+    Metrics::start(config.metrics.as_ref()?, shared, None)
         .inspect_err(|error| {
             if tracing::enabled!(tracing::Level::WARN) {
                 tracing::warn!(%error, "the root is mounted without metrics");

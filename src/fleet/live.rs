@@ -17,6 +17,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::cache::Cache;
 use crate::fs::{Event, Mounts, Notice, Root};
 use crate::fuse::Notifier;
+use crate::holder::wire::TELLS;
 use crate::layer::Layer;
 use crate::pool::Pool;
 use crate::sys::Res;
@@ -217,7 +218,7 @@ impl Hub {
             others: RwLock::default(),
             lost_early: Mutex::default(),
             mounts: Arc::default(),
-            senders: Pool::default(),
+            senders: Pool::named(TELLS),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Metrics of a process that serves views: the registry, its endpoint, and a view's counters in it.
 
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::shared::Shared;
@@ -12,15 +13,19 @@ use crate::metrics::{
 #[derive(Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
-    _server: Server,
+    server: Server,
 }
 
 impl Metrics {
-    /// Begins to listen, for all views that share this.
+    /// Begins to listen, for all views that share this; `left` as for [`Server::start`].
     ///
     /// # Errors
     /// [`ServeError`]: the address is taken, or can't be used.
-    pub fn start(address: &Address, shared: &Shared) -> Result<Metrics, ServeError> {
+    pub fn start(
+        address: &Address,
+        shared: &Shared,
+        left: Option<OwnedFd>,
+    ) -> Result<Metrics, ServeError> {
         let registry = Registry::new();
         let cache = shared.cache().clone();
         registry.lookup_cache(move || {
@@ -43,8 +48,13 @@ impl Metrics {
                 }
             });
         }
-        let _server = Server::start(address, registry.clone())?;
-        Ok(Metrics { registry, _server })
+        let server = Server::start(address, registry.clone(), left)?;
+        Ok(Metrics { registry, server })
+    }
+
+    /// What it listens with.
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.server.listener()
     }
 
     /// Adds families to what is told.

@@ -86,7 +86,7 @@ struct Holder {
     manager: Manager,
     worker: Option<Worker>,
     newcomer: Option<Newcomer>,
-    /// Killed newcomers, until they have ended.
+    /// Killed newcomers, and what is left of workers that have been replaced.
     dying: Vec<Worker>,
     /// When to start the next worker, where there is none.
     start: Option<Instant>,
@@ -188,6 +188,7 @@ impl Holder {
         let ping = self.manager.watchdog.map(|every| self.pinged + every);
         let start = self.start.filter(|_| self.worker.is_none());
         let silent = self.worker.as_ref().map(|worker| worker.heard + SILENCE);
+        let look = self.worker.as_ref().map(|worker| worker.look);
         let checked = self.newcomer.as_ref().filter(|newcomer| !newcomer.fit);
         let checked = checked.map(|newcomer| newcomer.worker.since + CHECK);
         let proves = self.worker.as_ref().filter(|_| self.before.is_some());
@@ -195,7 +196,7 @@ impl Holder {
             Some(at) => at + PROBATION,
             None => worker.since + CHECK,
         });
-        [ping, start, silent, checked, proves]
+        [ping, start, silent, look, checked, proves]
             .into_iter()
             .flatten()
             .min()
@@ -242,7 +243,7 @@ impl Holder {
             self.pinged = now;
             self.manager.tell("WATCHDOG=1");
         }
-        self.dying.retain_mut(|worker| worker.ended().is_none());
+        self.dying.retain_mut(|worker| worker.reaped().is_none());
         self.look_at_newcomer(now);
         if let Some(worker) = &mut self.worker {
             if now >= worker.heard + SILENCE {
@@ -261,7 +262,7 @@ impl Holder {
                     _ => {}
                 }
             }
-            if let Some(status) = worker.ended() {
+            if let Some(status) = worker.ended(now) {
                 return self.ended(status, now);
             }
         } else if self.leaving {
@@ -376,13 +377,19 @@ impl Holder {
     /// The worker has ended: what it had sent counts.
     fn ended(&mut self, status: ExitStatus, now: Instant) -> Option<ExitCode> {
         self.listen();
-        let worker = self.worker.take()?;
-        let code = status.code();
+        let mut worker = self.worker.take()?;
+        let (code, serves, pid) = (status.code(), worker.serves, worker.pid());
+        if worker.reaped().is_none() {
+            say(&format!(
+                "worker {pid}: threads of it wait in the kernel for what the next one answers"
+            ));
+            self.dying.push(worker);
+        }
         if self.leaving {
             return Some(ExitCode::SUCCESS);
         }
-        let stopped = code == Some(0) && (self.told.stopping || worker.serves.is_some());
-        let could_not_begin = code.is_some() && worker.serves.is_none() && !self.holds_precious();
+        let stopped = code == Some(0) && (self.told.stopping || serves.is_some());
+        let could_not_begin = code.is_some() && serves.is_none() && !self.holds_precious();
         if self.newcomer.is_none() && (stopped || could_not_begin && self.before.is_none()) {
             return Some(ExitCode::from(code.unwrap_or(1).clamp(0, 255) as u8));
         }
@@ -395,10 +402,10 @@ impl Holder {
             self.promote();
             return None;
         }
-        if worker.serves.is_some_and(|since| now >= since + CLEAN) {
+        if serves.is_some_and(|since| now >= since + CLEAN) {
             self.deaths = 0;
         }
-        let why = format!("worker {}: {}", worker.pid(), how(status));
+        let why = format!("worker {pid}: {}", how(status));
         if let Some(before) = self.before.take() {
             self.program = before;
             self.told.back = Some(how(status));
@@ -459,7 +466,7 @@ impl Holder {
         let Some(newcomer) = &mut self.newcomer else {
             return;
         };
-        if let Some(status) = newcomer.worker.ended() {
+        if let Some(status) = newcomer.worker.reaped() {
             let why = how(status);
             self.drop_newcomer(&why);
         } else if !newcomer.fit && now >= newcomer.worker.since + CHECK {
@@ -473,7 +480,7 @@ impl Holder {
             return;
         };
         self.back = newcomer.fit.then(|| why.to_owned());
-        if newcomer.worker.ended().is_none() {
+        if newcomer.worker.reaped().is_none() {
             newcomer.worker.signal(Signal::KILL);
             self.dying.push(newcomer.worker);
         }

@@ -23,6 +23,9 @@ pub const SOCKET: &str = "STATELITE_HOLDER";
 pub const PRECIOUS: &str = "session/";
 /// What keys begin with that no service manager need keep.
 pub const PASSING: &str = "passing/";
+/// The name of a worker's threads that tell the kernel of changes, and do nothing else. While they wait for a directory that
+/// somebody looks up a name in, no signal ends them, and the answer is the next worker's: nobody waits for them.
+pub const TELLS: &str = "statelite-tell";
 /// The most descriptors of one packet (the kernel takes 253).
 pub const MOST: usize = 64;
 /// The most bytes of one packet.

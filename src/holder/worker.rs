@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -33,10 +34,23 @@ struct Outgoing {
     descriptors: Vec<OwnedFd>,
 }
 
+/// Between two looks whether its first thread has ended. The kernel tells of that only once all have (pidfd_open(2) too, from
+/// Linux 6.15 on, whatever its flags).
+const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks at what is left then. Its threads end one after the other, and how it has ended is known once all have: so
+/// that one look is not enough.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// After so many in a row it is over.
+const LOOKS: u32 = 3;
+
 /// A worker.
 #[derive(Debug)]
 pub(super) struct Worker {
     child: Child,
+    /// When to look at its threads.
+    pub(super) look: Instant,
+    /// So many looks in a row found nothing to wait for.
+    looks: u32,
     socket: OwnedFd,
     outbox: VecDeque<Outgoing>,
     /// It has closed its end.
@@ -72,6 +86,8 @@ impl Worker {
         let child = command.spawn()?;
         let mut worker = Worker {
             child,
+            look: Instant::now() + LOOK,
+            looks: 0,
             socket: here,
             outbox: VecDeque::new(),
             silent: false,
@@ -137,8 +153,24 @@ impl Worker {
         }
     }
 
-    /// Has it ended, and how?
-    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+    /// Has it ended, and how? What is left of it then is no more than threads named
+    /// [`wire::TELLS`] in their last system call.
+    pub(super) fn ended(&mut self, now: Instant) -> Option<ExitStatus> {
+        let reaped = self.reaped();
+        if reaped.is_some() || now < self.look {
+            return reaped;
+        }
+        let ended = is_zombie(self.pid());
+        self.look = now + if ended { LOOK_AGAIN } else { LOOK };
+        self.looks = match ended && only_tells(self.pid()) {
+            true => self.looks + 1,
+            false => 0,
+        };
+        (self.looks >= LOOKS).then(|| ExitStatus::from_raw(Signal::KILL.as_raw()))
+    }
+
+    /// Is nothing of it left, and how has it ended?
+    pub(super) fn reaped(&mut self) -> Option<ExitStatus> {
         match self.child.try_wait() {
             Ok(ended) => ended,
             Err(error) => {
@@ -155,6 +187,33 @@ impl Worker {
             eprintln!("statelite: holder: worker {}: {error}", self.pid());
         }
     }
+}
+
+/// A thread's name and state (proc_pid_stat(5)).
+fn thread(stat: &str) -> Option<(&str, char)> {
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    Some((name, rest.trim_start().chars().next()?))
+}
+
+fn is_zombie(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    matches!(thread(&stat), Some((_, 'Z')))
+}
+
+/// Are there threads beside the first, which has ended, and are they all of those named
+/// [`wire::TELLS`], and wait so that no signal ends it?
+fn only_tells(pid: u32) -> bool {
+    let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+    let Ok(entries) = std::fs::read_dir(&tasks) else {
+        return false;
+    };
+    let others = entries.flatten().map(|entry| entry.file_name());
+    let mut others = others.filter(|id| **id != *pid.to_string()).peekable();
+    others.peek().is_some()
+        && others.all(|id| {
+            let stat = std::fs::read_to_string(tasks.join(id).join("stat")).unwrap_or_default();
+            thread(&stat) == Some((wire::TELLS, 'D'))
+        })
 }
 
 /// How a process ended, for people.

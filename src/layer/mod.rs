@@ -25,6 +25,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::sys::obj::{self, Stat, Xattrs};
 use crate::sys::{Errno, Res, dir};
+pub use lock::{LockKeeper, keep_locks, let_go_of_left_locks};
 use machinery::Form;
 pub use root::MountRule;
 use root::Root;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Shutdown, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -70,17 +70,23 @@ enum Listener {
 
 impl Server {
     /// Listens, and answers from then on. A unix socket is for its owner only (0600); what a killed
-    /// process left in its place is replaced.
+    /// process left in its place is replaced. `left`: what another process has listened with, for this one
+    /// to go on with if it is of this address.
     ///
     /// # Errors
     /// [`ServeError`]: the address is taken, or can't be used.
-    pub fn start(address: &Address, registry: Arc<Registry>) -> Result<Server, ServeError> {
-        Self::with_patience(address, registry, PATIENCE)
+    pub fn start(
+        address: &Address,
+        registry: Arc<Registry>,
+        left: Option<OwnedFd>,
+    ) -> Result<Server, ServeError> {
+        Self::with_patience(address, registry, left, PATIENCE)
     }
 
     fn with_patience(
         address: &Address,
         registry: Arc<Registry>,
+        left: Option<OwnedFd>,
         patience: Duration,
     ) -> Result<Server, ServeError> {
         let failed = |e: io::Error| ServeError {
@@ -90,7 +96,10 @@ impl Server {
                 _ => e.to_string(),
             },
         };
-        let (listener, file) = listen(address).map_err(failed)?;
+        let (listener, file) = match left.and_then(|left| go_on(address, left)) {
+            Some(left) => left,
+            None => listen(address).map_err(failed)?,
+        };
         let address = match &listener {
             Listener::Tcp(tcp) => Address::Tcp(tcp.local_addr().map_err(failed)?),
             Listener::Unix(_) => address.clone(),
@@ -120,6 +129,11 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// What it listens with.
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.shared.listener.as_fd()
     }
 }
 
@@ -154,22 +168,42 @@ fn listen(address: &Address) -> io::Result<(Listener, Option<SocketFile>)> {
         Address::Tcp(address) => Ok((Listener::Tcp(TcpListener::bind(address)?), None)),
         Address::Unix(path) => {
             let listener = listen_unix(path)?;
-            let made = std::fs::symlink_metadata(path)?;
-            let file = SocketFile {
-                path: path.clone(),
-                id: (made.dev(), made.ino()),
-            };
-            Ok((Listener::Unix(listener), Some(file)))
+            Ok((Listener::Unix(listener), Some(SocketFile::at(path)?)))
         }
+    }
+}
+
+/// Listens with what is listening already, if that is at the address.
+fn go_on(address: &Address, left: OwnedFd) -> Option<(Listener, Option<SocketFile>)> {
+    match address {
+        Address::Tcp(wanted) => {
+            let left = TcpListener::from(left);
+            let is = left.local_addr().ok()?;
+            let same = is.ip() == wanted.ip() && [0, is.port()].contains(&wanted.port());
+            same.then_some((Listener::Tcp(left), None))
+        }
+        Address::Unix(path) => {
+            let left = UnixListener::from(left);
+            let same = left.local_addr().ok()?.as_pathname() == Some(path);
+            let file = SocketFile::at(path).ok().filter(|_| same)?;
+            Some((Listener::Unix(left), Some(file)))
+        }
+    }
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<SocketFile> {
+        let made = std::fs::symlink_metadata(path)?;
+        Ok(SocketFile {
+            path: path.into(),
+            id: (made.dev(), made.ino()),
+        })
     }
 }
 
 fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(dir)?;
+        crate::sys::dir::make_all(dir)?;
     }
     let flags = SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;

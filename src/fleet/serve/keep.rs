@@ -21,12 +21,16 @@ use super::loaded::ServeOptions;
 use super::snapshot::{Snapshot, in_memory, of_memory};
 use crate::holder::link::{Given, Link};
 use crate::holder::wire::{PASSING, PRECIOUS, Told};
+use crate::layer::{LockKeeper, keep_locks};
 use crate::sys::mountinfo::{self, Mount};
 
+const METRICS: &str = "metrics.socket";
 const SNAPSHOT: &str = "snapshot";
 const UNMOUNTED: &str = "unmounted";
 pub(super) const LISTENER: &str = "control.socket";
 pub(super) const LOCK: &str = "control.lock";
+/// What the keys of uppers' locks begin with; then device and inode, with a colon between them.
+const UPPERS: &str = "upper/";
 
 /// Who asked for this program to take over, and waits for an answer.
 fn asker() -> String {
@@ -80,6 +84,32 @@ impl crate::fs::Keeper for SessionKeys {
 impl Drop for SessionKeys {
     fn drop(&mut self) {
         self.link.let_go(&self.key);
+    }
+}
+
+/// Has the holder keep the locks of uppers.
+#[derive(Debug)]
+struct Locks(Arc<Link>);
+
+fn lock_key((dev, ino): (u64, u64)) -> String {
+    format!("{UPPERS}{dev}:{ino}")
+}
+
+fn lock_of(key: &str) -> Option<(u64, u64)> {
+    let (dev, ino) = key.strip_prefix(UPPERS)?.split_once(':')?;
+    Some((dev.parse().ok()?, ino.parse().ok()?))
+}
+
+impl LockKeeper for Locks {
+    fn keep(&self, id: (u64, u64), lock: BorrowedFd<'_>) {
+        let key = lock_key(id);
+        if let Err(error) = self.0.hold(&[(&key, lock)]) {
+            tracing::error!(key, %error, "an upper's lock is not held");
+        }
+    }
+
+    fn let_go(&self, id: (u64, u64)) {
+        self.0.let_go(&lock_key(id));
     }
 }
 
@@ -162,12 +192,14 @@ pub(super) struct Keep {
     unmounted: Mutex<BTreeSet<String>>,
     sessions: AtomicU64,
     asker: Mutex<Option<OwnedFd>>,
+    metrics: Mutex<Option<OwnedFd>>,
 }
 
 impl Keep {
     /// Sorts what was given.
     pub(super) fn new(link: Arc<Link>, mut given: Given, told: Told) -> Arc<Keep> {
         let asker = given.remove(&asker());
+        let metrics = given.remove(METRICS);
         let unmounted = given.remove(UNMOUNTED).map(|memory| of_memory(&memory));
         let unmounted = match unmounted.transpose() {
             Ok(names) => String::from_utf8_lossy(&names.unwrap_or_default())
@@ -179,6 +211,14 @@ impl Keep {
                 BTreeSet::new()
             }
         };
+        let (locks, given) = given
+            .into_iter()
+            .partition(|(key, _): &(String, _)| key.starts_with(UPPERS));
+        let locks: Given = locks;
+        let locks = locks
+            .into_iter()
+            .filter_map(|(key, lock)| Some((lock_of(&key)?, lock)));
+        keep_locks(Box::new(Locks(link.clone())), locks);
         let (left, sessions) = sessions(&link, given);
         Arc::new(Keep {
             link,
@@ -187,6 +227,7 @@ impl Keep {
             unmounted: Mutex::new(unmounted),
             sessions: AtomicU64::new(sessions),
             asker: Mutex::new(asker),
+            metrics: Mutex::new(metrics),
         })
     }
 
@@ -298,6 +339,18 @@ impl Keep {
         self.link.let_go(&asker());
     }
 
+    /// What the last worker told metrics by, once.
+    pub(super) fn take_metrics(&self) -> Option<OwnedFd> {
+        self.metrics.lock().take()
+    }
+
+    /// Has that held which metrics are told by.
+    pub(super) fn hold_metrics(&self, listener: BorrowedFd<'_>) {
+        if let Err(error) = self.link.hold(&[(METRICS, listener)]) {
+            tracing::error!(%error, "a worker that follows might tell no metrics");
+        }
+    }
+
     /// Who asked for this program, once.
     pub(super) fn take_asker(&self) -> Option<OwnedFd> {
         self.asker.lock().take()
@@ -395,6 +448,7 @@ mod tests {
 
     #[test]
     fn keys_are_understood() {
+        assert_eq!(lock_of(&lock_key((7, 1 << 60))), Some((7, 1 << 60)));
         let key = "session/cn1/3@77/object/12";
         assert_eq!(parts(key), Some(("cn1", 3, 77, "object/12")));
         for other in [

@@ -111,6 +111,7 @@ pub struct Fleet {
 pub fn serve(options: ServeOptions, beginning: Beginning) -> Result<(), ServeError> {
     crate::sys::memory::many_threads();
     super::run::raise_open_files();
+    crate::sys::creds::clear_umask();
     let (link, mut given, told, snapshot) = beginning.into_parts();
     crate::stuck::here(match told.replaced {
         0 => b"start",
@@ -119,7 +120,6 @@ pub fn serve(options: ServeOptions, beginning: Beginning) -> Result<(), ServeErr
     let config = snapshot.config(&options).map_err(ServeError::Input)?;
     let socket = Socket::take(&config.control, &mut given, &link)?;
     let keep = Keep::new(link, given, told);
-    crate::sys::creds::clear_umask();
     let signals = [libc::SIGHUP, libc::SIGTERM, libc::SIGINT];
     let mut signals = Signals::new(signals).map_err(ServeError::Start)?;
     let pulse = Pulse::start(keep.link.clone()).map_err(ServeError::Start)?;
@@ -164,9 +164,10 @@ fn listen(fleet: &Arc<Fleet>) {
 
 /// Roots without metrics are better than none.
 fn metrics(config: &Config, shared: &Shared, keep: &Arc<Keep>) -> Option<Metrics> {
-    let metrics = Metrics::start(config.metrics.as_ref()?, shared)
+    let metrics = Metrics::start(config.metrics.as_ref()?, shared, keep.take_metrics())
         .inspect_err(|error| tracing::error!(%error, "there are no metrics"))
         .ok()?;
+    keep.hold_metrics(metrics.listener());
     let (replaced, since) = (keep.told.replaced, unix_seconds(SystemTime::now()));
     metrics.source(move |text: &mut Text| {
         let help =
@@ -324,6 +325,9 @@ impl Fleet {
         *self.started.0.lock() = true;
         self.started.1.notify_all();
         self.end_strangers();
+        if self.keep.nodes().is_empty() {
+            crate::layer::let_go_of_left_locks();
+        }
         self.exporter.settle();
         // What building needed and nobody needs any more.
         crate::sys::memory::give_back();

@@ -49,7 +49,7 @@ fn metrics_are_told_over_tcp_and_unix_sockets() {
     let dir = tempfile::tempdir().unwrap();
     let any = ["127.0.0.1:0", "[::1]:0"].map(|text| Address::Tcp(text.parse().unwrap()));
     for address in any.into_iter().chain([unix(&dir)]) {
-        let server = match Server::start(&address, registry()) {
+        let server = match Server::start(&address, registry(), None) {
             Ok(server) => server,
             // A machine without IPv6.
             Err(e) if address.to_string().starts_with("[::1]") => {
@@ -67,9 +67,31 @@ fn metrics_are_told_over_tcp_and_unix_sockets() {
 }
 
 #[test]
+fn what_listens_already_is_gone_on_with_at_its_address_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = Address::Unix(dir.path().join("other"));
+    let tcp = Address::Tcp("127.0.0.1:0".parse().unwrap());
+    for address in [tcp, unix(&dir)] {
+        // As if its process had ended without a chance to clear up, and somebody still had the descriptor.
+        let server =
+            std::mem::ManuallyDrop::new(Server::start(&address, registry(), None).unwrap());
+        server.shared.ends.store(true, Ordering::Release);
+        assert!(get(server.address(), LONG).is_err());
+        let left = || Some(server.listener().try_clone_to_owned().unwrap());
+        let taken = Server::start(server.address(), registry(), None);
+        assert!(taken.unwrap_err().to_string().contains("another process"));
+        let next = Server::start(server.address(), registry(), left()).unwrap();
+        get(server.address(), LONG).unwrap();
+        let elsewhere = Server::start(&other, registry(), left()).unwrap();
+        get(&other, LONG).unwrap();
+        drop((elsewhere, next));
+    }
+}
+
+#[test]
 fn wrong_requests_are_answered_with_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(&unix(&dir), registry()).unwrap();
+    let server = Server::start(&unix(&dir), registry(), None).unwrap();
     let ask = |request: &[u8]| ask(server.address(), request);
     let ok = ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(ok.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4;"));
@@ -100,7 +122,7 @@ fn wrong_requests_are_answered_with_what_is_wrong() {
 #[test]
 fn slow_clients_stop_nobody_and_the_oldest_are_cut_off() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::with_patience(&unix(&dir), registry(), LONG).unwrap();
+    let server = Server::with_patience(&unix(&dir), registry(), None, LONG).unwrap();
     let mut slow: Vec<UnixStream> = (0..2 * MOST)
         .map(|_| {
             let mut stream = UnixStream::connect(path(server.address())).unwrap();
@@ -129,7 +151,7 @@ fn slow_clients_stop_nobody_and_the_oldest_are_cut_off() {
 fn a_request_that_does_not_come_in_time_is_told_so() {
     let dir = tempfile::tempdir().unwrap();
     let patience = Duration::from_millis(50);
-    let server = Server::with_patience(&unix(&dir), registry(), patience).unwrap();
+    let server = Server::with_patience(&unix(&dir), registry(), None, patience).unwrap();
     assert!(ask(server.address(), b"GET /metrics").starts_with("HTTP/1.1 408 "));
 }
 
@@ -138,7 +160,7 @@ fn a_source_that_panics_is_an_error_and_not_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::new();
     registry.source(|_: &mut Text| panic!("as a test wants it"));
-    let server = Server::start(&unix(&dir), registry).unwrap();
+    let server = Server::start(&unix(&dir), registry, None).unwrap();
     for _ in 0..2 {
         let error = get(server.address(), LONG).unwrap_err().to_string();
         assert!(error.contains("500 Internal Server Error"), "{error}");
@@ -149,20 +171,22 @@ fn a_source_that_panics_is_an_error_and_not_the_end() {
 fn the_socket_is_its_owners_and_only_what_is_left_over_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let address = unix(&dir);
-    let server = Server::start(&address, registry()).unwrap();
+    let server = Server::start(&address, registry(), None).unwrap();
     let mode = std::fs::metadata(path(&address))
         .unwrap()
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
-    let taken = Server::start(&address, registry()).unwrap_err().to_string();
+    let taken = Server::start(&address, registry(), None)
+        .unwrap_err()
+        .to_string();
     assert!(taken.contains("another process listens there"), "{taken}");
     drop(server);
     assert!(!path(&address).exists(), "the socket's file is left");
 
     drop(std::os::unix::net::UnixListener::bind(path(&address)).unwrap());
     assert!(path(&address).exists());
-    let server = Server::start(&address, registry()).unwrap();
+    let server = Server::start(&address, registry(), None).unwrap();
     get(&address, LONG).unwrap();
     // Another's socket in its place is not removed.
     std::fs::remove_file(path(&address)).unwrap();
@@ -173,7 +197,9 @@ fn the_socket_is_its_owners_and_only_what_is_left_over_is_replaced() {
 
     std::fs::remove_file(path(&address)).unwrap();
     std::fs::write(path(&address), "a file").unwrap();
-    let refused = Server::start(&address, registry()).unwrap_err().to_string();
+    let refused = Server::start(&address, registry(), None)
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("no socket"), "{refused}");
     assert_eq!(std::fs::read(path(&address)).unwrap(), b"a file");
 }
