@@ -89,7 +89,15 @@ fn what_is_open_stays_what_it_is() {
 
 #[test]
 fn what_has_no_name_any_more_stays_as_long_as_it_is_open() {
+    for io in ["passthrough", "daemon", "cached"] {
+        nameless(io);
+    }
+}
+
+fn nameless(io: &str) {
     let c = image();
+    put(c.image("var/dir/f"), "");
+    c.set("io", &format!("\"{io}\""));
     let d = Daemon::start(&c);
     let at = |name: &str| d.at(1, name);
     let made = open(at("home/made"));
@@ -102,6 +110,22 @@ fn what_has_no_name_any_more_stays_as_long_as_it_is_open() {
     std::fs::remove_file(at("var/gone")).unwrap();
     std::fs::write(at("var/new"), "new\n").unwrap();
     std::fs::rename(at("var/new"), at("var/replaced")).unwrap();
+    std::fs::create_dir(at("home/dir")).unwrap();
+    let dirs = [
+        File::open(at("home/dir")).unwrap(),
+        File::open(at("var/dir")).unwrap(),
+    ];
+    let ids = || {
+        dirs.each_ref()
+            .map(|dir| dir.metadata().map(|m| (m.ino(), m.nlink())).unwrap())
+    };
+    std::fs::remove_dir(at("home/dir")).unwrap();
+    std::fs::remove_dir_all(at("var/dir")).unwrap();
+    let were = ids();
+    // One that has another name is nothing of the kind.
+    let linked = open(at("home/linked"));
+    std::fs::hard_link(at("home/linked"), at("home/other")).unwrap();
+    std::fs::remove_file(at("home/linked")).unwrap();
     // An upgrade of the image, while somebody runs the old file.
     let changed = File::open(at("var/changed")).unwrap();
     assert_eq!(content(&changed), "changed\n");
@@ -118,7 +142,16 @@ fn what_has_no_name_any_more_stays_as_long_as_it_is_open() {
         assert_eq!(content(&gone), "gone\n");
         assert_eq!(content(&replaced), "replaced\n");
         assert_eq!(content(&changed), "changed\n");
-        for name in ["home/made", "var/gone"] {
+        assert_eq!(ids(), were);
+        linked
+            .write_all_at(format!("{round}").as_bytes(), 0)
+            .unwrap();
+        assert_eq!(text(at("home/other")), format!("{round}"));
+        assert_eq!(
+            linked.metadata().unwrap().ino(),
+            at("home/other").metadata().unwrap().ino()
+        );
+        for name in ["home/made", "var/gone", "home/dir", "var/dir"] {
             assert!(!at(name).exists(), "{name}");
         }
         assert_eq!(text(at("var/replaced")), "new\n");
@@ -240,5 +273,41 @@ fn what_changed_below_while_nobody_watched_is_seen() {
     put(c.image("var/changed"), "once more\n");
     eventually("what changes later is seen", || {
         content(&held) == "once more\n"
+    });
+}
+
+/// What the kernel has forgotten is not handed on from worker to worker.
+#[test]
+fn the_state_of_a_root_does_not_grow_with_what_was_in_it() {
+    let c = image();
+    let d = Daemon::start(&c);
+    let name = |n: u32| d.at(1, &format!("home/{n:0>100}"));
+    // The session's state, in bytes.
+    let size = || -> u64 {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", d.worker())).unwrap();
+        let states = fds.filter_map(|fd| {
+            let path = fd.ok()?.path();
+            let target = std::fs::read_link(&path).ok()?;
+            let is = target.to_str()?.starts_with("/memfd:statelite-session");
+            is.then(|| std::fs::metadata(&path).map_or(0, |m| m.blocks() * 512))
+        });
+        states.max().unwrap()
+    };
+    for _ in 0..8 {
+        for n in 0..1500 {
+            std::fs::write(name(n), "").unwrap();
+        }
+        // While it holds them all.
+        kill(&d);
+        for n in 0..1500 {
+            std::fs::remove_file(name(n)).unwrap();
+        }
+        kill(&d);
+    }
+    // A worker looks once at what there is. Then the next name has the log written anew.
+    eventually("what is old is gone", || {
+        std::fs::write(d.at(1, "home/last"), "").unwrap();
+        std::fs::remove_file(d.at(1, "home/last")).unwrap();
+        size() < 256 << 10
     });
 }

@@ -162,7 +162,13 @@ impl Post {
                     true => self.tell_each(view.every_dir(b""))?,
                     false => self.tell_names(b"")?,
                 }
-                self.tell_each(view.every_inode())
+                for number in view.every_inode() {
+                    if !self.notifier.inode(number)? {
+                        view.is_not_held(number);
+                    }
+                }
+                view.names_are_known();
+                Ok(())
             }
         }
     }

@@ -194,13 +194,11 @@ impl View {
     }
 
     /// Every inode that the kernel holds.
-    pub fn every_inode(&self) -> Vec<Notice> {
-        let mut notices = Vec::new();
-        self.held
-            .inodes
-            .for_each(|inode| notices.push(Notice::Inode(inode.number)));
-        notices.extend(self.unseen().into_iter().map(Notice::Inode));
-        notices
+    pub fn every_inode(&self) -> Vec<u64> {
+        let mut numbers = self.unseen();
+        let inodes = &self.held.inodes;
+        inodes.for_each(|inode| numbers.push(inode.number));
+        numbers
     }
 
     /// Do other layers make up the directory of this path than when this was last asked?

@@ -424,7 +424,7 @@ impl View {
         let path = known.path().unwrap_or_default().into();
         let upper = self.through(known).and_then(|(_, upper)| upper);
         let orphan = copy.map(|fd| Orphan { fd, upper, path });
-        if let Some(orphan) = orphan.as_ref().filter(|_| open) {
+        if let Some(orphan) = orphan.as_ref().filter(|_| self.may_be_open(known)) {
             self.hand_over_object(known.number, orphan.fd.as_fd(), upper, &orphan.path);
         }
         known.data.state.write().orphan = orphan.map(Arc::new);

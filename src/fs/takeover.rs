@@ -19,7 +19,7 @@ use super::live::{Drop, Notice};
 use super::node::Orphan;
 use super::open::{OpenFile, OpenHow, Served};
 use super::resolve::{Here, join};
-use super::{Inode, Node, Source, View};
+use super::{Inode, IoMode, Node, Source, View};
 use crate::inode::id;
 use crate::keep::State;
 use crate::keep::names::Seen;
@@ -134,8 +134,10 @@ impl View {
         let there = self.at_path(number, &path);
         if there
             .is_ok_and(|entry| (entry.attr.stat.dev, entry.attr.stat.ino) == (stat.dev, stat.ino))
+            || upper.is_some() && stat.nlink > 0
         {
-            // It still has it. The lookup that was counted is one of the kernel's.
+            // It has that one, and the lookup that was counted is one of the kernel's; or another,
+            // by which it is found when it is asked for.
             return self.object_is_named(number);
         }
         self.forget(number, 1);
@@ -326,13 +328,13 @@ impl View {
         }
     }
 
-    /// Before an object loses a name: where somebody has it open, and nobody could find it any more,
-    /// another hand holds it, too.
+    /// Before an object loses a name: where somebody may use it, and nobody could find it any more,
+    /// another hand holds it, too. Nobody tells of a directory that it is in use.
     pub(super) fn hand_over(&self, here: &Here) {
         let Some(inode) = self.known(here) else {
             return;
         };
-        if inode.data.opens.load(Ordering::Relaxed) == 0 {
+        if here.kind() != libc::S_IFDIR && !self.may_be_open(&inode) {
             return;
         }
         match self.reach(here) {
@@ -345,6 +347,11 @@ impl View {
                 tracing::debug!(view = self.name, %error, "removed while open, and not to be reached");
             }
         }
+    }
+
+    /// Has anybody this file open? Where the kernel opens by itself, nobody tells.
+    pub(super) fn may_be_open(&self, inode: &Inode) -> bool {
+        self.held.io == IoMode::Cached || inode.data.opens.load(Ordering::Relaxed) > 0
     }
 
     /// The same of what an open file's descriptor reaches.
@@ -368,6 +375,18 @@ impl View {
     pub(super) fn unseen(&self) -> Vec<u64> {
         let seen = self.held.outliving.seen.lock();
         seen.keys().copied().collect()
+    }
+
+    /// The kernel does not hold this number: where it was seen is not needed any more.
+    pub fn is_not_held(&self, number: u64) {
+        self.held.outliving.seen.lock().remove(&number);
+    }
+
+    /// All that the kernel may hold was asked for: what the log of names has beside that is old.
+    pub fn names_are_known(&self) {
+        if let Some(state) = self.state() {
+            state.names_are_old();
+        }
     }
 
     /// The names of these.

@@ -46,12 +46,7 @@ impl Notifier {
     /// `ENODEV`, `ENOTCONN` where the mount is gone.
     pub fn tell(&self, notice: &Notice) -> Res<()> {
         match notice {
-            Notice::Inode(number) => {
-                let mut body = [0; 24];
-                body[..8].copy_from_slice(&number.to_ne_bytes());
-                // From offset 0 to the end: contents and attributes.
-                self.send(INVAL_INODE, &body, None)
-            }
+            Notice::Inode(number) => self.inode(*number).map(|_| ()),
             Notice::Entry { parent, name } => self.name(*parent, name, Drop::IfChanged),
             // No name is empty: all that the kernel does is to take the directory's lock, which
             // look-ups and listings hold until their answers are in its caches.
@@ -59,6 +54,17 @@ impl Notifier {
             // One by one: the kernel knows no such message.
             Notice::Tree { .. } => Ok(()),
         }
+    }
+
+    /// Tells that an inode's contents and attributes are void; false where the kernel does not hold it.
+    ///
+    /// # Errors
+    /// As [`Notifier::tell`].
+    pub fn inode(&self, number: u64) -> Res<bool> {
+        let mut body = [0; 24];
+        body[..8].copy_from_slice(&number.to_ne_bytes());
+        // From offset 0 to the end.
+        self.send(INVAL_INODE, &body, None)
     }
 
     /// Tells that an inode's attributes are void, its contents not. The kernel waits for nothing
@@ -70,7 +76,7 @@ impl Notifier {
         let mut body = [0; 24];
         body[..8].copy_from_slice(&number.to_ne_bytes());
         body[8..16].copy_from_slice(&(-1i64).to_ne_bytes());
-        self.send(INVAL_INODE, &body, None)
+        self.send(INVAL_INODE, &body, None).map(|_| ())
     }
 
     /// Has the kernel hand out once more what it has no answer to.
@@ -78,7 +84,7 @@ impl Notifier {
     /// # Errors
     /// `EINVAL` where this kernel cannot; as [`Notifier::tell`].
     pub(super) fn resend(&self) -> Res<()> {
-        self.send(RESEND, &[], None)
+        self.send(RESEND, &[], None).map(|_| ())
     }
 
     /// Tells of a name.
@@ -107,7 +113,7 @@ impl Notifier {
             return Ok(false);
         }
         match self.send(INC_EPOCH, &[], None) {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             Err(Errno::INVAL) => {
                 self.epochs.store(false, Ordering::Relaxed);
                 Ok(false)
@@ -121,10 +127,11 @@ impl Notifier {
         body[..8].copy_from_slice(&parent.to_ne_bytes());
         body[8..12].copy_from_slice(&(name.len() as u32).to_ne_bytes());
         body[12..].copy_from_slice(&flags.to_ne_bytes());
-        self.send(INVAL_ENTRY, &body, Some(name))
+        self.send(INVAL_ENTRY, &body, Some(name)).map(|_| ())
     }
 
-    fn send(&self, what: i32, body: &[u8], name: Option<&[u8]>) -> Res<()> {
+    /// False where the kernel does not hold what this is of (any more).
+    fn send(&self, what: i32, body: &[u8], name: Option<&[u8]>) -> Res<bool> {
         let named = name.map_or(0, |name| name.len() + 1);
         let mut head = [0; 16];
         let len = (head.len() + body.len() + named) as u32;
@@ -137,9 +144,8 @@ impl Notifier {
             IoSlice::new(&[0][..usize::from(name.is_some())]),
         ];
         match rustix::io::writev(&*self.device, &parts) {
-            Ok(_) => Ok(()),
-            // The kernel does not hold it (any more).
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => Ok(false),
             Err(e) => Err(e),
         }
     }

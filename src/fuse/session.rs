@@ -98,14 +98,20 @@ fn begin(adapter: Adapter, device: OwnedFd, threads: usize) -> io::Result<MountP
     })
 }
 
-/// Takes up a session where another worker has left it: open files, objects without a name and
+/// Takes up a session where another worker has left it, which had `keeper` hold its objects without a name: open files, objects without a name and
 /// numbers are known, and what that worker had not answered comes again, once [`MountPoint::run`]
 /// is called. The kernel's caches are to be told then that anything may have changed.
 ///
 /// # Errors
 /// The state is of another layout, or the kernel's.
-pub fn adopt(adapter: Adapter, left: Left, threads: usize) -> Result<MountPoint, MountError> {
+pub fn adopt(
+    adapter: Adapter,
+    left: Left,
+    keeper: Arc<dyn Keeper>,
+    threads: usize,
+) -> Result<MountPoint, MountError> {
     let name = adapter.name();
+    adapter.root().view().set_keeper(keeper);
     go_on(adapter, left, threads).map_err(refused(Path::new(&name)))
 }
 

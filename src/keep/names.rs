@@ -48,7 +48,8 @@ impl Names {
         Names {
             half,
             used,
-            limit: SMALL.max(used * 2).min(HALF),
+            // What of it is old is not known: it is not to become longer by each worker that comes.
+            limit: SMALL.max(used),
             full: false,
         }
     }
@@ -101,6 +102,11 @@ impl State {
         }
         let fits = names.append(self.words(), kind, of, name);
         !fits || names.used > names.limit
+    }
+
+    /// Much of the log is old: the next note has it written anew, unless it is short.
+    pub fn names_are_old(&self) {
+        self.names.lock().limit = SMALL;
     }
 
     /// Writes the log anew: what `each` calls its argument with, and objects without a name that

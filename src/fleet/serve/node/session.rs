@@ -90,6 +90,7 @@ impl Node {
                 return Err(failed("having it held", &error));
             }
         };
+        mounted.set_keeper(keys.clone());
         let ready = Ready {
             mounted,
             root,
@@ -146,7 +147,7 @@ impl Node {
             .point
             .clone()
             .unwrap_or_else(|| config.root.join(&self.name));
-        let mounted = match fuse::adopt(adapter, left.into_parts(), config.threads) {
+        let mounted = match fuse::adopt(adapter, left.into_parts(), keys.clone(), config.threads) {
             Ok(mounted) => mounted,
             Err(error) => {
                 // Whoever has files open there loses them: there is nothing left to go on with.
@@ -196,7 +197,6 @@ impl Node {
         } = ready;
         fleet.pulse.add(&counts);
         let goes_on = mounted.goes_on();
-        mounted.set_keeper(keys.clone());
         let notifier = mounted.notifier();
         let attached = Arc::new(fleet.shared.attach(root, point.clone(), notifier));
         let (running, ended) = bounded(0);
