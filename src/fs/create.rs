@@ -176,6 +176,15 @@ impl View {
             Err(Errno::EXIST) if !how.flags.contains(OFlags::EXCL) || request::is_resent() => {
                 let entry = self.lookup(parent, name)?;
                 let number = entry.attr.number;
+                if !is_theirs(&entry, libc::S_IFREG, caller) {
+                    self.forget(number, 1);
+                    // The kernel asks nobody whether who makes a file may open it. After ESTALE it
+                    // looks again, finds one, and does.
+                    return Err(match how.flags.contains(OFlags::EXCL) {
+                        true => Errno::EXIST,
+                        false => Errno::STALE,
+                    });
+                }
                 return match self.open_by(number, how, caller, register) {
                     Ok(opened) if handless => {
                         self.release(opened.handle);
@@ -248,7 +257,7 @@ impl View {
                 rustix::fs::mknodat(dir, name, kind, mode, rdev)
             })
         });
-        self.entry_made(parent, name, made)
+        self.entry_made(parent, name, (kind.as_raw_mode(), caller), made)
     }
 
     /// Makes a directory.
@@ -267,7 +276,7 @@ impl View {
         let made = self.make_at(parent, name, true, |dir, name| {
             as_caller(caller, umask, || rustix::fs::mkdirat(dir, name, mode))
         });
-        self.entry_made(parent, name, made)
+        self.entry_made(parent, name, (libc::S_IFDIR, caller), made)
     }
 
     /// Makes a symlink.
@@ -278,14 +287,27 @@ impl View {
         let made = self.make_at(parent, name, false, |dir, name| {
             as_caller(caller, 0, || rustix::fs::symlinkat(target, dir, name))
         });
-        self.entry_made(parent, name, made)
+        self.entry_made(parent, name, (libc::S_IFLNK, caller), made)
     }
 
     /// The entry of what was made, now or when the request came first: the kernel keeps others from
     /// making anything in the directory meanwhile.
-    fn entry_made(&self, parent: u64, name: &[u8], made: Res<(Place, ())>) -> Res<Entry> {
+    fn entry_made(
+        &self,
+        parent: u64,
+        name: &[u8],
+        (kind, caller): (u32, Caller),
+        made: Res<(Place, ())>,
+    ) -> Res<Entry> {
         let entry = made.and_then(|(place, ())| Ok(self.entry(&place, name)?.0));
-        self.was_done(entry, &[Errno::EXIST], || self.lookup(parent, name).ok())
+        self.was_done(entry, &[Errno::EXIST], || {
+            let entry = self.lookup(parent, name).ok()?;
+            if is_theirs(&entry, kind, caller) {
+                return Some(entry);
+            }
+            self.forget(entry.attr.number, 1);
+            None
+        })
     }
 
     /// Gives an object another name in its zone.
@@ -321,5 +343,36 @@ impl View {
             rustix::fs::linkat(fd, c"", dir, name, AtFlags::EMPTY_PATH)
         })?;
         Ok(self.entry(&place, name)?.0)
+    }
+}
+
+/// Is this what a caller would have made?
+fn is_theirs(entry: &Entry, kind: u32, caller: Caller) -> bool {
+    let stat = &entry.attr.stat;
+    stat.kind() == kind && stat.uid == caller.uid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::tests::{ME, ROOT, plain};
+
+    #[test]
+    fn another_s_file_is_not_opened_by_who_would_have_made_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = plain(dir.path(), |lower| {
+            std::fs::write(lower.join("mine"), "mine").unwrap();
+            std::fs::write(lower.join("other"), "secret").unwrap();
+            std::os::unix::fs::chown(lower.join("other"), Some(4711), None).unwrap();
+        });
+        // The kernel has looked before they were there.
+        let create = |name: &[u8], flags: i32| {
+            let how = OpenHow::from_raw(libc::O_RDWR | libc::O_CREAT | flags);
+            view.create(ROOT, name, 0o644, 0, how, ME).map(|_| ())
+        };
+        assert_eq!(create(b"mine", 0), Ok(()));
+        assert_eq!(create(b"other", 0), Err(Errno::STALE));
+        assert_eq!(create(b"mine", libc::O_EXCL), Err(Errno::EXIST));
+        assert_eq!(create(b"other", libc::O_EXCL), Err(Errno::EXIST));
     }
 }

@@ -54,8 +54,9 @@ impl Handle for Passed {
 impl Drop for Passed {
     fn drop(&mut self) {
         match fusemount::close_backing(self.device.as_fd(), self.id) {
-            // The mount is gone, and with it all that it had.
-            Ok(()) | Err(Errno::PERM | Errno::NODEV | Errno::NOTCONN) => {}
+            // The mount is gone, and with it all that it had; or the worker before this one was killed
+            // when it had just done this.
+            Ok(()) | Err(Errno::PERM | Errno::NODEV | Errno::NOTCONN | Errno::NOENT) => {}
             Err(error) => tracing::warn!(id = self.id, %error, "a file stays with the kernel"),
         }
     }
