@@ -11,7 +11,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
 
 use super::kill::{kill, site};
-use crate::cluster::{Cluster, eventually, put, text};
+use crate::cluster::{Cluster, Detached, dir, eventually, put, text};
 use crate::daemon::Daemon;
 
 fn image() -> Cluster {
@@ -274,6 +274,35 @@ fn what_changed_below_while_nobody_watched_is_seen() {
     eventually("what changes later is seen", || {
         content(&held) == "once more\n"
     });
+}
+
+#[test]
+fn a_file_of_a_store_that_is_away_when_the_worker_dies_goes_on_when_it_is_back() {
+    let c = image();
+    c.set("require_mount", &format!("[{}]", c.quoted("store")));
+    let real = dir(c.path("real"));
+    let mount = || Detached::bind(&real, &c.path("store"));
+    let mounted = mount();
+    let d = Daemon::start(&c);
+    let at = d.at(1, "home/f");
+    let file = open(&at);
+    file.write_all_at(b"one", 0).unwrap();
+    drop(mounted);
+    kill(&d);
+    kill(&d);
+    let _mounted = mount();
+    eventually("the store is back", || at.exists());
+    // There is one file, by whichever way.
+    let other = open(&at);
+    other.write_all_at(b"O", 0).unwrap();
+    file.write_all_at(b"E", 2).unwrap();
+    assert_eq!(
+        (content(&file), content(&other)),
+        ("OnE".into(), "OnE".into())
+    );
+    assert_eq!(text(&at), "OnE");
+    drop((file, other));
+    assert_eq!(text(real.join(format!("{}/home/f", c.node(1)))), "OnE");
 }
 
 /// What the kernel has forgotten is not handed on from worker to worker.

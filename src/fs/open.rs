@@ -231,6 +231,7 @@ impl View {
         register: Register<'_>,
     ) -> Res<Opened> {
         self.open_again();
+        self.find_lost(number);
         let inode = self.inode(number)?;
         let displaced = inode.data.displaced.load(Ordering::Acquire);
         // Another file has taken its place: whoever opens it by name is to have that one. The
@@ -452,7 +453,10 @@ impl View {
     /// Lets go of a handle. An inode whose attributes the kernel is to be told are void comes back:
     /// it was written to by the kernel itself, which does not know what a mapping did to its times.
     pub fn release(&self, handle: u64) -> Option<u64> {
-        let file = self.held.files.remove(handle)?;
+        let Some(file) = self.held.files.remove(handle) else {
+            self.close_lost(handle);
+            return None;
+        };
         let through = file.entered.backing.is_some();
         (through && file.how.maps()).then(|| file.inode().number)
     }

@@ -53,8 +53,20 @@ pub(super) struct Outliving {
     seen: Mutex<HashMap<u64, Seen>>,
     /// The handles of files by the requests that opened them, of the worker before.
     opened_by: Mutex<HashMap<u64, u64>>,
+    /// Open files that were not found, by their handles.
+    lost: Mutex<BTreeMap<u64, Lost>>,
+    any_lost: AtomicBool,
     /// Numbers of objects that the keeper has.
     held: Mutex<HashSet<u64>>,
+}
+
+/// An open file that the kernel has and that is not found here. It is recorded for the next worker
+/// still, and the kernel's file stays what the inode's others have: two of one inode it refuses.
+#[derive(Debug)]
+struct Lost {
+    open: Open,
+    record: Record,
+    backing: Option<Backing>,
 }
 
 /// An upper in the state's terms.
@@ -108,16 +120,56 @@ impl View {
             let (upper, path) = nameless.get(&number).cloned().unwrap_or_default();
             self.restore_nameless(number, object, upper_of(upper), path);
         }
-        let mut lost = 0;
+        let mut lost = BTreeMap::new();
         for (open, record) in state.open_files() {
-            lost += usize::from(self.restore_open(&open, record, backings).is_none());
+            let backing = backings.get(&open.backing).cloned();
+            let file = Lost {
+                open,
+                record,
+                backing,
+            };
+            if let Err(file) = self.restore_open(file) {
+                lost.insert(open.handle, file);
+            }
         }
-        if lost > 0 {
+        if !lost.is_empty() {
             tracing::warn!(
                 view = self.name,
-                lost,
+                lost = lost.len(),
                 "open files that are not found: they are served by their numbers"
             );
+            *self.held.outliving.lost.lock() = lost;
+            let any = &self.held.outliving.any_lost;
+            any.store(true, Ordering::Release);
+        }
+    }
+
+    /// Before an inode is opened: what was not found of it at first is found now.
+    pub(super) fn find_lost(&self, number: u64) {
+        let outliving = &self.held.outliving;
+        if !outliving.any_lost.load(Ordering::Acquire) {
+            return;
+        }
+        let mut lost = outliving.lost.lock();
+        for (handle, file) in std::mem::take(&mut *lost) {
+            let found = match file.open.number == number {
+                true => self.restore_open(file),
+                false => Err(file),
+            };
+            if let Err(file) = found {
+                lost.insert(handle, file);
+            }
+        }
+        outliving
+            .any_lost
+            .store(!lost.is_empty(), Ordering::Release);
+    }
+
+    /// A file is closed that may be one of those.
+    pub(super) fn close_lost(&self, handle: u64) {
+        let outliving = &self.held.outliving;
+        if outliving.any_lost.load(Ordering::Acquire) {
+            outliving.lost.lock().remove(&handle);
         }
     }
 
@@ -159,25 +211,25 @@ impl View {
         self.held.inodes.restore_nameless(number, node);
     }
 
-    fn restore_open(
-        &self,
-        open: &Open,
-        record: Record,
-        backings: &HashMap<u32, Backing>,
-    ) -> Option<()> {
+    fn restore_open(&self, file: Lost) -> Result<(), Lost> {
+        let Lost { open, backing, .. } = &file;
         let how = OpenHow::from_raw(open.flags as i32);
         let inode = match self.inode(open.number) {
             Ok(inode) => inode,
             Err(error) => {
                 tracing::debug!(view = self.name, number = open.number, %error, "an open file is not found");
-                return None;
+                return Err(file);
             }
         };
-        let backing = match open.backing {
-            0 => None,
-            id => Some((backings.get(&id)?.clone(), open.file, upper_of(open.upper))),
+        let through = match (open.backing, backing) {
+            (0, _) => None,
+            (_, Some(backing)) => Some((backing.clone(), open.file, upper_of(open.upper))),
+            (_, None) => return Err(file),
         };
-        let entered = self.enter_again(&inode, how, backing)?;
+        let Some(entered) = self.enter_again(&inode, how, through) else {
+            return Err(file);
+        };
+        let Lost { open, record, .. } = file;
         let epoch = inode.data.state.read().epoch;
         let file = OpenFile::new(entered, how, Served::Nothing, epoch);
         file.is_recorded(record);
@@ -185,12 +237,9 @@ impl View {
             inode.data.writer.store(open.handle, Ordering::Relaxed);
         }
         self.held.files.insert_as(open.handle, file);
-        self.held
-            .outliving
-            .opened_by
-            .lock()
-            .insert(open.unique, open.handle);
-        Some(())
+        let opened_by = &self.held.outliving.opened_by;
+        opened_by.lock().insert(open.unique, open.handle);
+        Ok(())
     }
 
     /// Records an open file, before the kernel is told of it.
