@@ -38,5 +38,6 @@ step "stress-ng, ext4" integration/suites/stress.sh "$kind" ext4
 step "power cuts" integration/crash/powercut.sh "$kind"
 step "every step" integration/crash/everystep.sh "$kind"
 step "every kill" integration/crash/everykill.sh "$kind"
+[ "$kind" = overlayfs ] || step "soak" integration/soak.sh
 printf '\n== %s, %s form\n' "$kind" "$FORM"; cat "$report"
 say "all in $SECONDS s: $passed passed, $failed failed"; exit $all
