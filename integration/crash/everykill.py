@@ -15,7 +15,7 @@ import sys
 import time
 
 from everystep import CALLS, Case, Checks, Failed, Lab, attempt, changes, difference, must, same_step, snapshot
-from operations import OPERATIONS, dress
+from operations import OPERATIONS
 
 
 class ServeLab(Lab):
@@ -42,16 +42,8 @@ class ServeLab(Lab):
                 f.write(f'{key} = "{value}"\n')
             f.write("compat_dirs = false\nwatch_tables = false\n")
 
-    def fresh(self, prepare):
-        # The work directory is the kernel's: ours is in the store.
-        for d in (self.upper, self.work):
-            shutil.rmtree(d, ignore_errors=True)
-            os.makedirs(d)
-        dress(self.upper, 0o755)
-        prepare(self.upper)
-
     def as_kernel_shows(self):
-        # To the kernel it would be a directory like any other.
+        # The work directory of this upper is in its store; to the kernel it would be a directory like any other.
         shutil.rmtree(self.upper + "/.wh..statelite.work", ignore_errors=True)
         return super().as_kernel_shows()
 

@@ -124,7 +124,7 @@ class Lab:
     def fresh(self, prepare):
         for d in (self.upper, self.work):
             shutil.rmtree(d, ignore_errors=True)
-            os.mkdir(d)
+            os.makedirs(d)
         dress(self.upper, 0o755)
         prepare(self.upper)
 

@@ -15,6 +15,7 @@ on_every_store!(
     copy_up_keeps_attributes_acls_and_capabilities,
     an_acl_grants_and_denies,
     an_acl_is_tied_to_the_mode,
+    the_root_s_acl_counts_at_once,
     default_acls_are_inherited,
     default_acls_replace_the_umask,
     tools_work,
@@ -255,6 +256,39 @@ fn an_acl_is_tied_to_the_mode(store: Store) {
     .unwrap();
     assert_eq!(perm(ov.at("file")), 0o751);
     fails!(getx(ov.at("file"), ACL_ACCESS), NODATA);
+}
+
+fn the_root_s_acl_counts_at_once(store: Store) {
+    let mut ov = base(store);
+    let keeps_out = acl(&[
+        (USER_OBJ, 7, 0),
+        (USER, 0, 1000),
+        (GROUP_OBJ, 5, 0),
+        (MASK, 5, 0),
+        (OTHER, 5, 0),
+    ]);
+    for _ in 0..2 {
+        let (root, file) = (ov.at("."), ov.at("file"));
+        let user = |uid| as_user(uid, uid, &[], || lstat(&file).map(drop));
+        user(1000).unwrap();
+        setx(&root, ACL_ACCESS, &keeps_out).unwrap();
+        fails!(user(1000), ACCESS);
+        user(1001).unwrap();
+        assert_eq!(getx(&root, ACL_ACCESS).unwrap(), keeps_out);
+        chmod(&root, 0o750).unwrap();
+        fails!(user(1001), ACCESS);
+        chmod(&root, 0o755).unwrap();
+        user(1001).unwrap();
+        fails!(user(1000), ACCESS);
+        rmx(&root, ACL_ACCESS).unwrap();
+        user(1000).unwrap();
+        fails!(getx(&root, ACL_ACCESS), NODATA);
+        setx(&root, ACL_ACCESS, &keeps_out).unwrap();
+        ov.remount();
+        let file = ov.at("file");
+        fails!(as_user(1000, 1000, &[], || lstat(&file).map(drop)), ACCESS);
+        rmx(ov.at("."), ACL_ACCESS).unwrap();
+    }
 }
 
 fn default_acls_are_inherited(store: Store) {

@@ -1,6 +1,7 @@
 //! Changes beneath the roots that a daemon serves: layers that are missing, come, go and return,
 //! and what is mounted in a root while all else changes. Roots have looked at everything before.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Signal, kill_process};
@@ -453,4 +454,40 @@ fn what_is_mounted_in_a_root_stays_when_events_are_lost() {
     }
     drop(mounts);
     assert_eq!(text(d.at(1, "opt/mnt/f")), "covered\n");
+}
+
+/// A kernel asks for it at each walk, and the daemon answers from memory.
+#[test]
+fn an_acl_of_the_images_root_counts_in_each_root() {
+    let c = Cluster::new(&[]);
+    put(c.image("etc/f"), "f\n");
+    let d = Daemon::start(&c);
+    let may = |node: u32| {
+        let mut command = std::process::Command::new("stat");
+        command.arg(d.at(node, "etc/f")).uid(4711).gid(4711);
+        command.output().unwrap().status.success()
+    };
+    // Version 2; tag, permissions and id of each entry (include/uapi/linux/posix_acl_xattr.h).
+    let entries = [
+        (1u16, 7u16, u32::MAX),
+        (2, 0, 4711),
+        (4, 5, u32::MAX),
+        (16, 5, u32::MAX),
+        (32, 5, u32::MAX),
+    ];
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    let name = "system.posix_acl_access";
+    for _ in 0..2 {
+        assert!(may(1) && may(2));
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(c.image("."), name, &acl, flags).unwrap();
+        eventually("it keeps the user out", || !may(1) && !may(2));
+        rustix::fs::removexattr(c.image("."), name).unwrap();
+        eventually("it does not any more", || may(1) && may(2));
+    }
 }

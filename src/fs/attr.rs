@@ -100,6 +100,18 @@ impl View {
         handle: Option<u64>,
         caller: Caller,
     ) -> Res<Entry> {
+        let changed = self.change(number, changes, handle, caller);
+        self.acl_changed(number);
+        changed
+    }
+
+    fn change(
+        &self,
+        number: u64,
+        changes: &Changes,
+        handle: Option<u64>,
+        caller: Caller,
+    ) -> Res<Entry> {
         let inode = self.inode(number)?;
         if let Some(entry) = self.change_written(&inode, changes)? {
             return Ok(entry);

@@ -205,6 +205,7 @@ struct Held {
     /// Nobody waits for answers any more.
     ended: AtomicBool,
     outliving: takeover::Outliving,
+    root_acl: xattr::RootAcl,
 }
 
 /// One node's root, by one set of rules and layers (a plan). When those change, another view takes
@@ -299,6 +300,7 @@ impl View {
             lasting: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             outliving: takeover::Outliving::default(),
+            root_acl: xattr::RootAcl::default(),
         };
         let held = Arc::new(held);
         descriptors::count_open(&held);

@@ -4,11 +4,13 @@
 use std::ffi::{CStr, CString};
 use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
 use rustix::fs::XattrFlags;
 
 use super::reach::attrs_by;
 use super::upper::Data;
 use super::{Caller, Inode, View};
+use crate::inode::id;
 use crate::keep::request;
 use crate::layer::machinery;
 use crate::sys::obj::{self, Xattrs};
@@ -18,6 +20,13 @@ use crate::sys::{Errno, Res};
 /// security module when a file is made.
 const CAPABILITY: &[u8] = b"security.capability";
 const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
+/// The root directory's access ACL as it was last found, and in which generation of the view. A
+/// kernel asks for it at each walk through the root by a user who does not own it: it makes that
+/// inode before it knows that there are ACLs, and does not cache them for it (fs/fuse/inode.c,
+/// `fuse_init_inode`).
+#[derive(Debug, Default)]
+pub(super) struct RootAcl(Mutex<Option<(u64, Option<Vec<u8>>)>>);
 
 fn stored(name: &[u8]) -> Res<CString> {
     machinery::attr_to_store(&CString::new(name).map_err(|_| Errno::INVAL)?)
@@ -39,6 +48,39 @@ impl View {
     /// # Errors
     /// `ENODATA` where it is not there.
     pub fn getxattr(&self, number: u64, name: &[u8]) -> Res<Vec<u8>> {
+        match number == id::ROOT && name == ACLS[0] && self.is_watched() {
+            true => self.root_acl(),
+            false => self.attribute(number, name),
+        }
+    }
+
+    fn root_acl(&self) -> Res<Vec<u8>> {
+        // Before the look: what changes meanwhile has another one.
+        let generation = self.generation();
+        // Held during the look: who changes it waits, and then says so.
+        let mut known = self.held.root_acl.0.lock();
+        if let Some((at, acl)) = &*known
+            && *at == generation
+        {
+            return acl.clone().ok_or(Errno::NODATA);
+        }
+        let found = self.attribute(id::ROOT, ACLS[0]);
+        *known = match &found {
+            Ok(acl) => Some((generation, Some(acl.clone()))),
+            Err(Errno::NODATA) => Some((generation, None)),
+            Err(_) => None,
+        };
+        found
+    }
+
+    /// Attributes were changed, of the root perhaps.
+    pub(super) fn acl_changed(&self, number: u64) {
+        if number == id::ROOT {
+            *self.held.root_acl.0.lock() = None;
+        }
+    }
+
+    fn attribute(&self, number: u64, name: &[u8]) -> Res<Vec<u8>> {
         let stored = stored(name)?;
         let inode = self.inode(number)?;
         let value = if let Some((fd, flags, ..)) = self.writing_to(&inode) {
@@ -102,6 +144,12 @@ impl View {
         flags: i32,
         caller: Caller,
     ) -> Res<()> {
+        let set = self.set(number, name, value, flags, caller);
+        self.acl_changed(number);
+        set
+    }
+
+    fn set(&self, number: u64, name: &[u8], value: &[u8], flags: i32, caller: Caller) -> Res<()> {
         let stored = stored(name)?;
         let flags = XattrFlags::from_bits_retain(flags as u32);
         let inode = self.inode(number)?;
@@ -130,6 +178,12 @@ impl View {
     /// # Errors
     /// `ENODATA` where it is not there, before anything is copied up.
     pub fn removexattr(&self, number: u64, name: &[u8]) -> Res<()> {
+        let removed = self.remove_attribute(number, name);
+        self.acl_changed(number);
+        removed
+    }
+
+    fn remove_attribute(&self, number: u64, name: &[u8]) -> Res<()> {
         let stored: CString = stored(name)?;
         let inode = self.inode(number)?;
         self.writable(self.pos_of(&inode))?;
