@@ -2,7 +2,7 @@
 //! has any of it.
 //!
 //! `STATELITE_TEST_STUCK` names a file of one line, `deadlock WHERE`, `spin WHERE` or `abort WHERE`. Who comes to that
-//! place first removes the file and does so.
+//! place first removes the file and does so; `always-abort WHERE` leaves it.
 
 /// The program has come to a place.
 #[cfg(not(debug_assertions))]
@@ -23,6 +23,9 @@ pub(crate) fn here(place: &[u8]) {
     };
     let mut words = line.trim_ascii().splitn(2, |byte| *byte == b' ');
     let (what, at) = (words.next(), words.next());
+    if what == Some(b"always-abort") && at == Some(place) {
+        std::process::abort();
+    }
     // Whoever removes it is the one.
     if at != Some(place) || std::fs::remove_file(file).is_err() {
         return;

@@ -49,6 +49,25 @@ fn a_thread_that_spins_is_found_and_the_worker_replaced() {
     is_replaced("spin");
 }
 
+#[test]
+#[cfg_attr(
+    not(debug_assertions),
+    ignore = "a release build does nothing wrong when it is asked to"
+)]
+fn a_request_that_ends_one_worker_after_the_other_is_refused_and_the_rest_goes_on() {
+    let c = site(10);
+    let d = Daemon::start(&c);
+    put(c.path("stuck"), "always-abort f7\n");
+    crate::cluster::fails!(std::fs::metadata(d.at(1, "opt/f7")), EIO);
+    let worker = &d.status()["daemon"]["worker"];
+    assert_eq!(worker["replaced"], 3, "{worker}");
+    assert!(d.log().contains("is refused"), "{}", d.log());
+    assert_eq!(text(d.at(1, "opt/f6")), "file 6\n");
+    assert_eq!(text(d.at(2, "opt/f6")), "file 6\n");
+    std::fs::remove_file(c.path("stuck")).unwrap();
+    assert_eq!(text(d.at(1, "opt/f7")), "file 7\n");
+}
+
 /// The litetree of one node is on a file system of another process that stops.
 #[test]
 fn a_store_that_hangs_is_waited_for_however_long_it_takes() {

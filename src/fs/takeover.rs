@@ -30,6 +30,8 @@ use crate::sys::{Errno, Res, obj};
 
 /// A chain of directories that is longer is none.
 const DEEPEST: usize = 4096;
+/// So many workers may crash over a request that comes again, besides the first one that did.
+const CRASHES: u64 = 2;
 /// How far apart the handles of two workers are.
 const WORKER: u32 = 40;
 
@@ -240,6 +242,20 @@ impl View {
         let opened_by = &self.held.outliving.opened_by;
         opened_by.lock().insert(open.unique, open.handle);
         Ok(())
+    }
+
+    /// A request that comes again is about to be served: false where workers crash over it. To be
+    /// followed by [`View::was_served`].
+    pub fn may_serve(&self) -> bool {
+        let again = self.state().filter(|_| request::is_resent());
+        again.is_none_or(|state| state.attempt(request::number()) < CRASHES)
+    }
+
+    /// It was, or is not to be.
+    pub fn was_served(&self) {
+        if let Some(state) = self.state().filter(|_| request::is_resent()) {
+            state.attempted(request::number());
+        }
     }
 
     /// Records an open file, before the kernel is told of it.

@@ -182,7 +182,19 @@ pub(super) fn run_guarded(
 ) {
     OUTCOME.set(0);
     creds::begin_request(asks_for_bits(op));
-    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+    if !view.may_serve() {
+        // Dropped without an answer, the reply sends this.
+        OUTCOME.set(libc::EIO);
+        drop(work);
+        let view = view.name();
+        let op = op.name();
+        tracing::error!(
+            view,
+            op,
+            number,
+            "a request that one worker after the other has crashed over is refused"
+        );
+    } else if catch_unwind(AssertUnwindSafe(work)).is_err() {
         // The reply, dropped without an answer, has sent this.
         OUTCOME.set(libc::EIO);
         let count = node.panicked();
@@ -194,6 +206,7 @@ pub(super) fn run_guarded(
             "a request failed inside"
         );
     }
+    view.was_served();
     node.finish(op, begun, OUTCOME.get());
 }
 

@@ -24,7 +24,8 @@ impl Filesystem for Adapter {
         self.negotiate(config)
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        request::begin(req.unique().0);
         if matches!(name.as_bytes(), b"." | b"..") {
             return self.lookup_number(parent, name.as_bytes(), reply);
         }
@@ -44,13 +45,15 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+    fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
+        request::begin(req.unique().0);
         self.guarded(Op::Forget, ino, || {
             self.view().forget_of_kernel(ino.0, nlookup)
         });
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        request::begin(req.unique().0);
         self.guarded(Op::Getattr, ino, || {
             match self.view().getattr(ino.0, fh.map(|fh| fh.0)) {
                 Ok(entry) => reply.attr(&entry.lifetime, &reply::attr(&entry.attr)),
@@ -77,6 +80,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        request::begin(req.unique().0);
         let (atime, mtime) = (reply::set_time(atime), reply::set_time(mtime));
         let changes = Changes {
             mode,
@@ -95,7 +99,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        request::begin(req.unique().0);
         self.guarded(Op::Readlink, ino, || match self.view().readlink(ino.0) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(failed(&self.view(), Op::Readlink, ino.0, e)),
@@ -246,7 +251,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -255,6 +260,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        request::begin(req.unique().0);
         self.guarded(Op::Read, ino, || {
             let mut buf = vec![0; size as usize];
             match self.view().read(ino.0, fh.0, offset, &mut buf) {
@@ -269,7 +275,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -279,6 +285,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        request::begin(req.unique().0);
         if fh.0 == 0 {
             // No open was told of: this may be the first that is heard of writing, and copy it up.
             let (data, node) = (data.to_vec(), self.node.clone());
@@ -307,12 +314,13 @@ impl Filesystem for Adapter {
 
     fn flush(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        request::begin(req.unique().0);
         if self.io.mode() == IoMode::Cached {
             // Not asked again: it would be for each close, of what is only read, too.
             return reply.error(fuser::Errno::ENOSYS);
@@ -324,7 +332,7 @@ impl Filesystem for Adapter {
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -332,6 +340,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        request::begin(req.unique().0);
         self.guarded(Op::Release, ino, || {
             if let Some(number) = self.view().release(fh.0) {
                 self.forget_attributes(number);
@@ -342,12 +351,13 @@ impl Filesystem for Adapter {
 
     fn fsync(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
+        request::begin(req.unique().0);
         self.guarded(Op::Fsync, ino, || {
             self.done(
                 Op::Fsync,
@@ -358,7 +368,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        request::begin(req.unique().0);
         if self.no_opendir {
             // The kernel does not ask again (fs/fuse/dir.c, fuse_dir_open).
             return reply.error(fuser::Errno::ENOSYS);
@@ -371,12 +382,13 @@ impl Filesystem for Adapter {
 
     fn readdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        request::begin(req.unique().0);
         self.guarded(Op::Readdir, ino, || {
             let listed = self.view().readdir(ino.0, offset, |entry| {
                 let name = OsStr::from_bytes(entry.name);
@@ -396,12 +408,13 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        request::begin(req.unique().0);
         self.guarded(Op::Readdirplus, ino, || {
             let listed = self.view().readdirplus(ino.0, offset, |entry, attr, ttl| {
                 let name = OsStr::from_bytes(entry.name);
@@ -418,29 +431,32 @@ impl Filesystem for Adapter {
 
     fn releasedir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        request::begin(req.unique().0);
         self.guarded(Op::Releasedir, ino, || reply.ok());
     }
 
     fn fsyncdir(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        request::begin(req.unique().0);
         self.guarded(Op::Fsyncdir, ino, || {
             self.done(Op::Fsyncdir, ino, self.view().fsyncdir(ino.0), reply);
         });
     }
 
-    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        request::begin(req.unique().0);
         self.guarded(Op::Statfs, ino, || match self.view().statfs(ino.0) {
             Ok(fs) => reply.statfs(
                 fs.f_blocks,
@@ -477,7 +493,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        request::begin(req.unique().0);
         self.guarded(Op::Getxattr, ino, || {
             let value = self.view().getxattr(ino.0, name.as_bytes());
             self.sized(Op::Getxattr, ino, value, size, reply);
@@ -485,6 +502,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        request::begin(req.unique().0);
         self.guarded(Op::Listxattr, ino, || {
             let names = self.view().listxattr(ino.0, caller(req));
             self.sized(Op::Listxattr, ino, names, size, reply);
@@ -527,6 +545,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        request::begin(req.unique().0);
         let kill = kills_suid(req);
         let work =
             move |view: &View| match view.fallocate(ino.0, fh.0, offset, length, mode as u32, kill)
@@ -542,13 +561,14 @@ impl Filesystem for Adapter {
 
     fn lseek(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
+        request::begin(req.unique().0);
         self.guarded(Op::Lseek, ino, || {
             match self.view().lseek(ino.0, fh.0, offset, whence) {
                 Ok(at) => reply.offset(at as i64),
@@ -570,6 +590,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        request::begin(req.unique().0);
         self.guarded(Op::CopyFileRange, ino_in, || {
             // The reply counts in 32 bits (fuse_write_out).
             let len = len.min(u64::from(u32::MAX) & !0xfff);

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::adapter::{Adapter, failed, run_guarded};
 use super::reply;
 use crate::fs::{Entry, Root, View};
+use crate::keep::request;
 use crate::metrics::{Begun, Node, Op};
 use crate::pool::Pool;
 use crate::sys::{Errno, Res};
@@ -26,6 +27,8 @@ struct Question {
     name: Box<[u8]>,
     asked: Instant,
     begun: Begun,
+    /// The number of the request.
+    unique: u64,
     reply: ReplyEntry,
 }
 
@@ -91,8 +94,10 @@ fn answer_all(root: &Root, queue: &Mutex<Queue>, node: &Node) {
                 name,
                 asked,
                 begun,
+                unique,
                 reply,
             } = question;
+            request::begin(unique);
             let view = root.view_arc();
             run_guarded(&view, node, Op::Lookup, begun, number.0, || {
                 answer(&view, number, view.by_handle(number.0, &name, asked), reply);
@@ -126,6 +131,7 @@ impl Adapter {
                 name: name.into(),
                 asked: Instant::now(),
                 begun: self.node.begin(),
+                unique: request::current(),
                 reply,
             };
             self.finder.ask(question, &self.node);

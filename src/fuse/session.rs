@@ -31,6 +31,8 @@ pub struct Left {
     pub state: OwnedFd,
     /// Objects without a name, as [`Keeper`] got them.
     pub objects: BTreeMap<u64, OwnedFd>,
+    /// The worker that left it has crashed, and was not killed by somebody.
+    pub crashed: bool,
 }
 
 /// A mounted view, not yet serving.
@@ -120,8 +122,10 @@ fn go_on(adapter: Adapter, left: Left, threads: usize) -> io::Result<MountPoint>
         device,
         state,
         objects,
+        crashed,
     } = left;
     let (device, state) = (Arc::new(device), Arc::new(State::open(state)?));
+    state.ended(crashed);
     let (root, io) = (adapter.root(), adapter.io());
     io.serve(device.clone(), state.clone());
     let backings = state

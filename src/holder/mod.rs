@@ -33,7 +33,7 @@ use rustix::process::Signal;
 use crate::sys::privileges;
 use manager::Manager;
 use wire::{Kind, Packet, Told};
-use worker::{Worker, how};
+use worker::{Worker, has_crashed, how};
 
 /// A worker that was not heard of for so long is stuck: it says so every few seconds, by a thread
 /// that waits for nothing else.
@@ -396,6 +396,7 @@ impl Holder {
         self.told.replaced += 1;
         self.told.last = now_in_seconds();
         self.told.why = how(status);
+        self.told.crashed = has_crashed(status);
         self.told.back = self.back.take();
         if self.newcomer.as_ref().is_some_and(|newcomer| newcomer.fit) {
             self.told.why = "another program has taken over".into();

@@ -185,6 +185,8 @@ pub struct Told {
     pub last: u64,
     /// Why it did.
     pub why: String,
+    /// By a signal that nobody sends: it was at fault itself.
+    pub crashed: bool,
     /// The fleet was being stopped.
     pub stopping: bool,
     /// The program that was to take over failed, and why: this is the one from before.
@@ -196,11 +198,12 @@ impl Told {
     pub fn write(&self) -> String {
         let one_line = |text: &str| text.replace('\n', " ");
         let mut text = format!(
-            "since={}\nreplaced={}\nlast={}\nwhy={}\nstopping={}\n",
+            "since={}\nreplaced={}\nlast={}\nwhy={}\ncrashed={}\nstopping={}\n",
             self.since,
             self.replaced,
             self.last,
             one_line(&self.why),
+            u8::from(self.crashed),
             u8::from(self.stopping)
         );
         if let Some(back) = &self.back {
@@ -219,6 +222,7 @@ impl Told {
                 "replaced" => told.replaced = number(),
                 "last" => told.last = number(),
                 "why" => told.why = value.into(),
+                "crashed" => told.crashed = value == "1",
                 "stopping" => told.stopping = value == "1",
                 "back" => told.back = Some(value.into()),
                 _ => {}
@@ -281,6 +285,7 @@ mod tests {
             replaced: 2,
             last: 3,
             why: "killed by\nsignal 9 = KILL".into(),
+            crashed: true,
             stopping: true,
             back: Some(String::new()),
         };

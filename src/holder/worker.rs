@@ -216,6 +216,22 @@ fn only_tells(pid: u32) -> bool {
         })
 }
 
+/// Did it end by a signal that is a fault's, not somebody's? (SIGABRT is also what a worker ends itself
+/// with that will never answer.)
+pub(super) fn has_crashed(status: ExitStatus) -> bool {
+    let faults = [
+        Signal::ABORT,
+        Signal::BUS,
+        Signal::FPE,
+        Signal::ILL,
+        Signal::SEGV,
+        Signal::SYS,
+        Signal::TRAP,
+    ];
+    let is = |by: i32| faults.iter().any(|fault| fault.as_raw() == by);
+    status.signal().is_some_and(is)
+}
+
 /// How a process ended, for people.
 pub(super) fn how(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {

@@ -10,6 +10,7 @@
 //!
 //! Lock order: the log of names is taken before a shard of the inode table, and nothing else below it.
 
+mod attempts;
 pub mod names;
 pub mod opens;
 pub mod request;
@@ -43,6 +44,7 @@ const AT_OPENS_END: usize = 8;
 const AT_BACKINGS_END: usize = 9;
 const AT_INIT: usize = 16;
 const INIT_WORDS: usize = 64;
+const AT_ATTEMPTS: usize = AT_INIT + INIT_WORDS;
 /// What is about to be done by requests that cannot be told apart once done.
 const AT_INTENTS: usize = 128;
 const INTENTS: usize = 16;

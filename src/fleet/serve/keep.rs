@@ -48,6 +48,7 @@ pub(super) struct Left {
     pub(super) state: OwnedFd,
     /// Objects without a name, by number.
     pub(super) objects: BTreeMap<u64, OwnedFd>,
+    crashed: bool,
 }
 
 impl Left {
@@ -57,6 +58,7 @@ impl Left {
             device: self.device,
             state: self.state,
             objects: self.objects,
+            crashed: self.crashed,
         }
     }
 }
@@ -219,7 +221,7 @@ impl Keep {
             .into_iter()
             .filter_map(|(key, lock)| Some((lock_of(&key)?, lock)));
         keep_locks(Box::new(Locks(link.clone())), locks);
-        let (left, sessions) = sessions(&link, given);
+        let (left, sessions) = sessions(&link, given, told.crashed);
         Arc::new(Keep {
             link,
             told,
@@ -374,7 +376,7 @@ struct Found {
 }
 
 /// The sessions in what was given, and the highest of their numbers.
-fn sessions(link: &Link, given: Given) -> (BTreeMap<String, Vec<Left>>, u64) {
+fn sessions(link: &Link, given: Given, crashed: bool) -> (BTreeMap<String, Vec<Left>>, u64) {
     let mut found: BTreeMap<(String, u64), Found> = BTreeMap::new();
     for (key, descriptor) in given {
         let Some((node, n, mount_id, what)) = parts(&key) else {
@@ -427,6 +429,7 @@ fn sessions(link: &Link, given: Given) -> (BTreeMap<String, Vec<Left>>, u64) {
             device,
             state,
             objects: session.objects,
+            crashed,
         });
     }
     (left, last)
