@@ -22,11 +22,11 @@ sed -i 's/,persistent/,localdisk/' /etc/statelite/tables/litefile.csv
 printf '%s\n' 'tmpfs_dir = "/statelite/tmpfs"' 'localdisk_dir = "/statelite/disk"' 'tmpfs_size = "64M"' >/etc/statelite/statelite.toml
 litetrees $srv
 expect "statelite check" statelite check
-# Image and litetrees, read-only; no root of a node's.
+# Image and litetrees, read-only; no root of a node's. What is edited beneath NFS-Ganesha it would not see for a minute.
 {
   echo 'NFS_CORE_PARAM { mount_path_pseudo = true; }'
   for id in 1:$srv/debian12/rootimg 2:$srv/litetree; do
-    echo "EXPORT { Export_Id = ${id%%:*}; Path = ${id#*:}; Pseudo = ${id#*:}; Access_Type = RO; Squash = none; Protocols = 3; SecType = sys; FSAL { Name = VFS; } }"
+    echo "EXPORT { Export_Id = ${id%%:*}; Path = ${id#*:}; Pseudo = ${id#*:}; Access_Type = RO; Squash = none; Protocols = 3; SecType = sys; Attr_Expiration_Time = 0; FSAL { Name = VFS; } }"
   done
 } >/etc/ganesha/ganesha.conf
 expect "NFS-Ganesha listens" ganesha_runs
