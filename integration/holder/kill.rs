@@ -342,6 +342,22 @@ fn nothing_is_taken_from_an_nfs_server_when_the_worker_is_replaced() {
     }
 }
 
+/// `kill $(pidof statelite)` is not for both of them.
+#[test]
+fn a_signal_by_name_means_the_holder() {
+    let c = site(1);
+    let d = Daemon::start(&c);
+    let names = |pid: rustix::process::Pid| {
+        let of = format!("/proc/{}", pid.as_raw_nonzero());
+        let command = text(format!("{of}/cmdline"));
+        let (first, _) = command.split_once('\0').unwrap();
+        let base = first.rsplit('/').next().unwrap().to_owned();
+        [base, text(format!("{of}/comm")).trim_end().to_owned()]
+    };
+    assert_eq!(names(d.pid()), ["statelite", "statelite"]);
+    assert_eq!(names(d.worker()), ["statelite-work", "statelite-work"]);
+}
+
 #[test]
 fn each_process_keeps_no_more_privileges_than_it_uses() {
     let c = site(1);
@@ -357,8 +373,8 @@ fn each_process_keeps_no_more_privileges_than_it_uses() {
         for set in ["CapBnd:", "CapPrm:"] {
             let caps = field(pid, set);
             assert_eq!(caps & !field(own, set), 0);
-            // Neither modules, raw devices, reboots, the clock nor the network's setup.
-            for never in [12, 13, 16, 17, 22, 25, 34, 38, 39] {
+            // Neither modules, raw devices, reboots, what is beyond quotas, the clock nor the network's setup.
+            for never in [12, 13, 16, 17, 22, 24, 25, 34, 38, 39] {
                 assert_eq!(
                     caps >> never & 1,
                     0,

@@ -59,7 +59,7 @@ impl Link {
         let number = number.parse().map_err(|_| garbled("no holder's socket"))?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // execve(2) of a descriptor leaves its number as the process's name.
-        rustix::thread::set_name(c"statelite")?;
+        rustix::thread::set_name(c"statelite-work")?;
         let link = Link {
             socket: inherit::take(number)?,
             waiting: Waiting::default(),

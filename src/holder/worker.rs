@@ -75,8 +75,9 @@ impl Worker {
         // `there` waits for room and `here` does not: they have open files of their own.
         inherit::leave(&there, true)?;
         let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
-        let (name, args) = args.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        command.arg0(name).args(args);
+        let (_, args) = args.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        // Not the holder's: who sends a signal by name, as by pidof(8), means that.
+        command.arg0("statelite-work").args(args);
         // An interrupt from a terminal is for the holder, who passes it on.
         command.process_group(0);
         command.env(wire::SOCKET, there.as_raw_fd().to_string());
