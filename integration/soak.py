@@ -218,7 +218,9 @@ class Report:
 
 def sample(pid):
     with open(f"/proc/{pid}/status") as f:
-        rss = next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
+        rss = next((int(line.split()[1]) for line in f if line.startswith("VmRSS")), None)
+    if rss is None:
+        raise OSError(errno.ESRCH, "it has just ended")
     return rss, len(os.listdir(f"/proc/{pid}/fd"))
 
 

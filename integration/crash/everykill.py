@@ -140,7 +140,7 @@ class KillCase(Case):
         must(not wrong, f"the lower has changed: {wrong}")
 
 
-def killed_while_it_tells(lab):
+def killed_while_it_tells(lab, by):
     """Whoever looks a name up has the directory's lock until there is an answer. Who tells the kernel of a change there waits for
     that lock and can't be killed meanwhile: the next worker comes all the same, and answers."""
     lab.fresh(lambda upper: None)
@@ -171,7 +171,7 @@ def killed_while_it_tells(lab):
     try:
         open(made, "w").close()
         wait_for(waits, "nobody waits for the directory")
-        os.kill(first, signal.SIGKILL)
+        os.kill(first, by)
         strace.kill()
         said = asker.communicate(timeout=20)[1]
         must(asker.returncode == 0, f"it is not told of the change: {said}")
@@ -204,7 +204,9 @@ def main():
     os.umask(0o022)
     lab = ServeLab(top, image)
     checks, all_steps = Checks(lab), 0
-    checks.check(f"{fs}, killed while the kernel is told of a change", killed_while_it_tells, lab)
+    # A crash's dump waits for every thread.
+    for by in (signal.SIGKILL, signal.SIGSEGV):
+        checks.check(f"{fs}, {by.name} while the kernel is told of a change", killed_while_it_tells, lab, by)
     for name, prepare, operation in OPERATIONS:
         if not re.search(pattern[0] if pattern else "", name):
             continue

@@ -106,6 +106,11 @@ fn nameless(io: &str) {
         File::open(at("var/gone")).unwrap(),
         File::open(at("var/replaced")).unwrap(),
     );
+    // Nobody tells of a file that is only open where the kernel opens by itself.
+    assert_eq!(
+        (content(&gone), content(&replaced)),
+        ("gone\n".into(), "replaced\n".into())
+    );
     std::fs::remove_file(at("home/made")).unwrap();
     std::fs::remove_file(at("var/gone")).unwrap();
     std::fs::write(at("var/new"), "new\n").unwrap();

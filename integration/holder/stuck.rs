@@ -60,7 +60,7 @@ fn a_request_that_ends_one_worker_after_the_other_is_refused_and_the_rest_goes_o
     put(c.path("stuck"), "always-abort f7\n");
     crate::cluster::fails!(std::fs::metadata(d.at(1, "opt/f7")), EIO);
     let worker = &d.status()["daemon"]["worker"];
-    assert_eq!(worker["replaced"], 3, "{worker}");
+    assert_eq!(worker["replaced"], 5, "{worker}");
     assert!(d.log().contains("is refused"), "{}", d.log());
     assert_eq!(text(d.at(1, "opt/f6")), "file 6\n");
     assert_eq!(text(d.at(2, "opt/f6")), "file 6\n");

@@ -52,6 +52,11 @@ impl Metrics {
         Ok(Metrics { registry, server })
     }
 
+    /// Does this listen at the address?
+    pub fn is_at(listener: &OwnedFd, address: &Address) -> bool {
+        Server::is_at(listener, address)
+    }
+
     /// What it listens with.
     pub fn listener(&self) -> BorrowedFd<'_> {
         self.server.listener()

@@ -4,7 +4,7 @@
 //! The last boot stands in a file of the node's tmpfs, beside its upper: it outlives the daemon, and ends
 //! with the server's own uptime, as the tmpfs does.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ pub(super) fn note(config: &Config, node: &str, boot: &Boot) -> Result<(), Reset
     let beside = path.with_extension("new");
     let written = serde_json::to_vec(&last)
         .map_err(io::Error::from)
-        .and_then(|text| std::fs::write(&beside, text))
+        .and_then(|text| crate::sys::dir::create_file(&beside, false)?.write_all(&text))
         .and_then(|()| std::fs::rename(&beside, &path));
     written.map_err(|error| ResetError::Boot { path, error })
 }

@@ -425,7 +425,8 @@ impl View {
         let upper = self.through(known).and_then(|(_, upper)| upper);
         let orphan = copy.map(|fd| Orphan { fd, upper, path });
         if let Some(orphan) = orphan.as_ref().filter(|_| self.may_be_open(known)) {
-            self.hand_over_object(known.number, orphan.fd.as_fd(), upper, &orphan.path);
+            let object = (orphan.fd.as_fd(), true);
+            self.hand_over_object(known.number, object, upper, &orphan.path);
         }
         known.data.state.write().orphan = orphan.map(Arc::new);
         known.data.displaced.fetch_add(1, Ordering::Release);

@@ -312,7 +312,10 @@ impl View {
         let mut here = self.here(near.upper, path, pos, stat, number);
         here.fd = OnceCell::from(Arc::new(fd));
         self.hand_over(&here);
-        rustix::fs::unlinkat(&*near.fd, name, flags).ok()?;
+        if rustix::fs::unlinkat(&*near.fd, name, flags).is_err() {
+            self.object_is_named(number);
+            return None;
+        }
         if directory {
             self.empty_dir_gone(&here.path, pos, near.upper);
         }

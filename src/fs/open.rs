@@ -453,9 +453,9 @@ impl View {
     /// Lets go of a handle. An inode whose attributes the kernel is to be told are void comes back:
     /// it was written to by the kernel itself, which does not know what a mapping did to its times.
     pub fn release(&self, handle: u64) -> Option<u64> {
-        let Some(file) = self.held.files.remove(handle) else {
-            self.close_lost(handle);
-            return None;
+        let file = match self.held.files.remove(handle) {
+            Some(file) => file,
+            None => self.close_lost(handle)?,
         };
         let through = file.entered.backing.is_some();
         (through && file.how.maps()).then(|| file.inode().number)

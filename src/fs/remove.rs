@@ -57,11 +57,11 @@ impl View {
         self.hold_on(&here)?;
         self.hand_over(&here);
         let layer = &self.layers[upper as usize];
-        if below {
-            layer.whiteout(&at, name)?;
-        } else {
-            layer.take_away(&at, name, &here.attr.stat)?;
-        }
+        let removed = match below {
+            true => layer.whiteout(&at, name),
+            false => layer.take_away(&at, name, &here.attr.stat),
+        };
+        removed.inspect_err(|_| self.object_is_named(here.attr.number))?;
         if directory {
             self.empty_dir_gone(&here.path, here.pos, upper);
         }

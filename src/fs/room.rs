@@ -7,9 +7,14 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{Inode, View};
 use crate::sys::{Errno, Res};
+
+/// How often, and how far apart, what was let go of is waited for.
+const CLOSING: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(5);
 
 impl View {
     /// Remembers a regular file that lost its last name.
@@ -27,10 +32,20 @@ impl View {
     /// # Errors
     /// What `work` answers.
     pub(super) fn with_room<T>(&self, mut work: impl FnMut() -> Res<T>) -> Res<T> {
-        match work() {
-            Err(Errno::NOSPC | Errno::DQUOT) if self.let_go() => work(),
-            other => other,
+        let full = |done: &Res<T>| matches!(done, Err(Errno::NOSPC | Errno::DQUOT));
+        let mut done = work();
+        if full(&done) && (self.let_go() || self.may_be_closing()) {
+            done = work();
+            // Another process has what was let go of, too, and closes it in a moment.
+            for _ in 0..CLOSING {
+                if !full(&done) || !self.may_be_closing() {
+                    break;
+                }
+                std::thread::sleep(PAUSE);
+                done = work();
+            }
         }
+        done
     }
 
     /// Before the kernel writes to a store by itself, where nobody can try a second time: lets go of
@@ -65,6 +80,7 @@ impl View {
             } else if inode.is_nameless() {
                 self.held.handless.let_go(inode.number);
                 any |= inode.data.state.write().orphan.take().is_some();
+                self.object_is_named(inode.number);
             }
         }
         any

@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -31,15 +31,18 @@ use crate::sys::{Errno, Res, obj};
 /// A chain of directories that is longer is none.
 const DEEPEST: usize = 4096;
 /// So many workers may crash over a request that comes again, besides the first one that did.
-const CRASHES: u64 = 2;
+const CRASHES: u64 = 4;
+/// What the keeper was told to let go of is closed after this.
+const CLOSED: Duration = Duration::from_secs(1);
 /// How far apart the handles of two workers are.
 const WORKER: u32 = 40;
 
 /// Holds objects without a name for a worker that follows. A call has taken effect when it returns,
 /// whatever becomes of this process then, and waits for nobody.
 pub trait Keeper: Debug + Send + Sync {
-    /// The object with this number is about to lose its last name.
-    fn keep_object(&self, number: u64, object: BorrowedFd<'_>);
+    /// The object with this number is about to lose its last name. `lasts`: also when all of this
+    /// program is started anew.
+    fn keep_object(&self, number: u64, object: BorrowedFd<'_>, lasts: bool);
     /// Nobody uses it any more.
     fn drop_object(&self, number: u64);
 }
@@ -56,8 +59,10 @@ pub(super) struct Outliving {
     /// The handles of files by the requests that opened them, of the worker before.
     opened_by: Mutex<HashMap<u64, u64>>,
     /// Open files that were not found, by their handles.
-    lost: Mutex<BTreeMap<u64, Lost>>,
+    lost: Mutex<BTreeMap<u64, Option<Lost>>>,
     any_lost: AtomicBool,
+    /// When the keeper was last told to let go of one.
+    dropped: Mutex<Option<Instant>>,
     /// Numbers of objects that the keeper has.
     held: Mutex<HashSet<u64>>,
 }
@@ -131,7 +136,7 @@ impl View {
                 backing,
             };
             if let Err(file) = self.restore_open(file) {
-                lost.insert(open.handle, file);
+                lost.insert(open.handle, Some(file));
             }
         }
         if !lost.is_empty() {
@@ -152,27 +157,36 @@ impl View {
         if !outliving.any_lost.load(Ordering::Acquire) {
             return;
         }
-        let mut lost = outliving.lost.lock();
-        for (handle, file) in std::mem::take(&mut *lost) {
-            let found = match file.open.number == number {
-                true => self.restore_open(file),
-                false => Err(file),
-            };
-            if let Err(file) = found {
-                lost.insert(handle, file);
+        // Its place stays while it is looked for: whoever closes it meanwhile takes that.
+        let of_number: Vec<Lost> = {
+            let mut lost = outliving.lost.lock();
+            let of_number = lost
+                .values_mut()
+                .filter_map(|file| file.take_if(|file| file.open.number == number));
+            of_number.collect()
+        };
+        for file in of_number {
+            let handle = file.open.handle;
+            let found = self.restore_open(file);
+            let mut lost = outliving.lost.lock();
+            match (lost.get_mut(&handle), found) {
+                (Some(place), Err(file)) => *place = Some(file),
+                (Some(_), Ok(())) => drop(lost.remove(&handle)),
+                (None, Ok(())) => drop(self.held.files.remove(handle)),
+                (None, Err(_)) => {}
             }
         }
-        outliving
-            .any_lost
-            .store(!lost.is_empty(), Ordering::Release);
+        let none = outliving.lost.lock().is_empty();
+        outliving.any_lost.store(!none, Ordering::Release);
     }
 
-    /// A file is closed that may be one of those.
-    pub(super) fn close_lost(&self, handle: u64) {
+    /// A file is closed that may be one of those; it, where it has just been found.
+    pub(super) fn close_lost(&self, handle: u64) -> Option<Arc<OpenFile>> {
         let outliving = &self.held.outliving;
         if outliving.any_lost.load(Ordering::Acquire) {
             outliving.lost.lock().remove(&handle);
         }
+        self.held.files.remove(handle)
     }
 
     /// An object that was about to lose its last name, if it has.
@@ -188,10 +202,8 @@ impl View {
         let there = self.at_path(number, &path);
         if there
             .is_ok_and(|entry| (entry.attr.stat.dev, entry.attr.stat.ino) == (stat.dev, stat.ino))
-            || upper.is_some() && stat.nlink > 0
         {
-            // It has that one, and the lookup that was counted is one of the kernel's; or another,
-            // by which it is found when it is asked for.
+            // It still has it. The lookup that was counted is one of the kernel's.
             return self.object_is_named(number);
         }
         self.forget(number, 1);
@@ -287,12 +299,13 @@ impl View {
         if !request::is_resent() {
             return;
         }
-        let before = self
-            .held
-            .outliving
-            .opened_by
+        let (outliving, unique) = (&self.held.outliving, request::number());
+        let is = |file: &Lost| file.open.unique == unique;
+        outliving
+            .lost
             .lock()
-            .remove(&request::number());
+            .retain(|_, file| !file.as_ref().is_some_and(is));
+        let before = outliving.opened_by.lock().remove(&unique);
         if let Some(handle) = before {
             self.release(handle);
         }
@@ -385,12 +398,21 @@ impl View {
         }
     }
 
-    fn object_is_named(&self, number: u64) {
-        if self.held.outliving.held.lock().remove(&number)
-            && let Some(keeper) = self.held.outliving.keeper.get()
+    /// Nobody else needs to hold this object.
+    pub(super) fn object_is_named(&self, number: u64) {
+        let outliving = &self.held.outliving;
+        if outliving.held.lock().remove(&number)
+            && let Some(keeper) = outliving.keeper.get()
         {
             keeper.drop_object(number);
+            *outliving.dropped.lock() = Some(Instant::now());
         }
+    }
+
+    /// Was something let go of so lately that the keeper may not have closed it yet?
+    pub(super) fn may_be_closing(&self) -> bool {
+        let dropped = *self.held.outliving.dropped.lock();
+        dropped.is_some_and(|at| at.elapsed() < CLOSED)
     }
 
     /// Before an object loses a name: where somebody may use it, and nobody could find it any more,
@@ -399,13 +421,16 @@ impl View {
         let Some(inode) = self.known(here) else {
             return;
         };
-        if here.kind() != libc::S_IFDIR && !self.may_be_open(&inode) {
+        // Of each directory: that is too much for a service manager.
+        let lasts = here.kind() != libc::S_IFDIR;
+        if lasts && !self.may_be_open(&inode) {
             return;
         }
         match self.reach(here) {
             Ok(Some(fd)) => {
                 let upper = here.upper.map(|upper| self.kind_of(upper));
-                self.hand_over_object(inode.number, fd.as_fd(), upper, &here.path);
+                let object = (fd.as_fd(), lasts);
+                self.hand_over_object(inode.number, object, upper, &here.path);
             }
             Ok(None) => {}
             Err(error) => {
@@ -414,16 +439,18 @@ impl View {
         }
     }
 
-    /// Has anybody this file open? Where the kernel opens by itself, nobody tells.
+    /// Has anybody this file open? Where the kernel opens by itself, nobody tells: whoever has it has
+    /// read or written it, as far as is known.
     pub(super) fn may_be_open(&self, inode: &Inode) -> bool {
-        self.held.io == IoMode::Cached || inode.data.opens.load(Ordering::Relaxed) > 0
+        let used = || self.held.handless.last(inode.number).is_some();
+        inode.data.opens.load(Ordering::Relaxed) > 0 || self.held.io == IoMode::Cached && used()
     }
 
     /// The same of what an open file's descriptor reaches.
     pub(super) fn hand_over_object(
         &self,
         number: u64,
-        object: BorrowedFd<'_>,
+        (object, lasts): (BorrowedFd<'_>, bool),
         upper: Option<UpperKind>,
         path: &[u8],
     ) {
@@ -433,7 +460,7 @@ impl View {
         };
         outliving.held.lock().insert(number);
         state.note_nameless(number, code(upper), path);
-        keeper.keep_object(number, object);
+        keeper.keep_object(number, object, lasts);
     }
 
     /// Every number that the kernel may hold and memory does not.
@@ -444,7 +471,20 @@ impl View {
 
     /// The kernel does not hold this number: where it was seen is not needed any more.
     pub fn is_not_held(&self, number: u64) {
-        self.held.outliving.seen.lock().remove(&number);
+        let outliving = &self.held.outliving;
+        outliving.seen.lock().remove(&number);
+        // An object without a name that was forgotten when nobody listened. Nothing leads to it any more.
+        let held = outliving.held.lock().contains(&number);
+        if held
+            && self
+                .held
+                .inodes
+                .get(number)
+                .is_some_and(|inode| inode.is_nameless())
+        {
+            self.forget(number, u64::MAX);
+            self.object_is_named(number);
+        }
     }
 
     /// All that the kernel may hold was asked for: what the log of names has beside that is old.

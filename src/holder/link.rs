@@ -60,6 +60,10 @@ impl Link {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // execve(2) of a descriptor leaves its number as the process's name.
         rustix::thread::set_name(c"statelite-work")?;
+        // A crash would wait with its dump for every thread, and those named [`wire::TELLS`] wait for
+        // the next worker. (Serving another user's first request makes it so anyway.)
+        let never = rustix::process::DumpableBehavior::NotDumpable;
+        rustix::process::set_dumpable_behavior(never)?;
         let link = Link {
             socket: inherit::take(number)?,
             waiting: Waiting::default(),
@@ -120,7 +124,7 @@ impl Link {
         Ok(())
     }
 
-    /// Has a key let go of, or all below one that ends in `/`.
+    /// Has keys let go of, one a line, or all below one that ends in `/`.
     pub fn let_go(&self, key: &str) {
         self.say_or_log(Kind::LetGo, key);
     }

@@ -21,7 +21,7 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{ExitCode, ExitStatus};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -33,7 +33,7 @@ use rustix::process::Signal;
 use crate::sys::privileges;
 use manager::Manager;
 use wire::{Kind, Packet, Told};
-use worker::{Worker, has_crashed, how};
+use worker::{End, Worker, how};
 
 /// A worker that was not heard of for so long is stuck: it says so every few seconds, by a thread
 /// that waits for nothing else.
@@ -262,8 +262,8 @@ impl Holder {
                     _ => {}
                 }
             }
-            if let Some(status) = worker.ended(now) {
-                return self.ended(status, now);
+            if let Some(end) = worker.ended(now) {
+                return self.ended(end, now);
             }
         } else if self.leaving {
             return Some(ExitCode::SUCCESS);
@@ -329,7 +329,7 @@ impl Holder {
     }
 
     fn hold(&mut self, key: &str, descriptor: OwnedFd) {
-        if !key.starts_with(wire::PASSING) {
+        if !wire::is_passing(key) {
             if self.held.contains_key(key) {
                 self.manager.let_go(key);
             }
@@ -339,17 +339,19 @@ impl Holder {
     }
 
     fn let_go(&mut self, key: &str) {
-        let below = key.ends_with('/');
-        let gone = |held: &String| held == key || below && held.starts_with(key);
-        let keys: Vec<String> = self
-            .held
-            .keys()
-            .filter(|held| gone(held))
-            .cloned()
-            .collect();
+        let keys: Vec<String> = match key.ends_with('/') {
+            true => {
+                let from = self.held.range(key.to_owned()..).map(|(held, _)| held);
+                from.take_while(|held| held.starts_with(key))
+                    .cloned()
+                    .collect()
+            }
+            false => vec![key.into()],
+        };
         for key in keys {
-            self.held.remove(&key);
-            self.manager.let_go(&key);
+            if self.held.remove(&key).is_some() && !wire::is_passing(&key) {
+                self.manager.let_go(&key);
+            }
         }
     }
 
@@ -375,10 +377,10 @@ impl Holder {
     }
 
     /// The worker has ended: what it had sent counts.
-    fn ended(&mut self, status: ExitStatus, now: Instant) -> Option<ExitCode> {
+    fn ended(&mut self, end: End, now: Instant) -> Option<ExitCode> {
         self.listen();
         let mut worker = self.worker.take()?;
-        let (code, serves, pid) = (status.code(), worker.serves, worker.pid());
+        let (code, serves, pid) = (end.code(), worker.serves, worker.pid());
         if worker.reaped().is_none() {
             say(&format!(
                 "worker {pid}: threads of it wait in the kernel for what the next one answers"
@@ -388,6 +390,12 @@ impl Holder {
         if self.leaving {
             return Some(ExitCode::SUCCESS);
         }
+        // All that it was to do is done, however the rest of it ends.
+        let stopped_so =
+            matches!(end, End::Unknown) && self.told.stopping && !self.holds_precious();
+        if stopped_so && self.newcomer.is_none() {
+            return Some(ExitCode::SUCCESS);
+        }
         let stopped = code == Some(0) && (self.told.stopping || serves.is_some());
         let could_not_begin = code.is_some() && serves.is_none() && !self.holds_precious();
         if self.newcomer.is_none() && (stopped || could_not_begin && self.before.is_none()) {
@@ -395,8 +403,8 @@ impl Holder {
         }
         self.told.replaced += 1;
         self.told.last = now_in_seconds();
-        self.told.why = how(status);
-        self.told.crashed = has_crashed(status);
+        self.told.why = end.how();
+        self.told.crashed = end.has_crashed();
         self.told.back = self.back.take();
         if self.newcomer.as_ref().is_some_and(|newcomer| newcomer.fit) {
             self.told.why = "another program has taken over".into();
@@ -406,10 +414,10 @@ impl Holder {
         if serves.is_some_and(|since| now >= since + CLEAN) {
             self.deaths = 0;
         }
-        let why = format!("worker {pid}: {}", how(status));
+        let why = format!("worker {pid}: {}", end.how());
         if let Some(before) = self.before.take() {
             self.program = before;
-            self.told.back = Some(how(status));
+            self.told.back = Some(end.how());
             say("the program from before takes over again");
         }
         let code = code.filter(|code| *code != 0).unwrap_or(1);

@@ -21,8 +21,13 @@ pub const SOCKET: &str = "STATELITE_HOLDER";
 /// What keys of descriptors begin with that are not to be let go of by themselves: while there is
 /// one, a holder does not end because its worker does.
 pub const PRECIOUS: &str = "session/";
-/// What keys begin with that no service manager need keep.
+/// What keys begin with that no service manager need keep, or have in them after a `/`.
 pub const PASSING: &str = "passing/";
+
+/// Need no service manager keep what is held under this key?
+pub fn is_passing(key: &str) -> bool {
+    key.split_inclusive('/').any(|part| part == PASSING)
+}
 /// The name of a worker's threads that tell the kernel of changes, and do nothing else. While they wait for a directory that
 /// somebody looks up a name in, no signal ends them, and the answer is the next worker's: nobody waits for them.
 pub const TELLS: &str = "statelite-tell";

@@ -156,10 +156,10 @@ impl Worker {
 
     /// Has it ended, and how? What is left of it then is no more than threads named
     /// [`wire::TELLS`] in their last system call.
-    pub(super) fn ended(&mut self, now: Instant) -> Option<ExitStatus> {
+    pub(super) fn ended(&mut self, now: Instant) -> Option<End> {
         let reaped = self.reaped();
         if reaped.is_some() || now < self.look {
-            return reaped;
+            return reaped.map(End::Known);
         }
         let ended = is_zombie(self.pid());
         self.look = now + if ended { LOOK_AGAIN } else { LOOK };
@@ -167,7 +167,7 @@ impl Worker {
             true => self.looks + 1,
             false => 0,
         };
-        (self.looks >= LOOKS).then(|| ExitStatus::from_raw(Signal::KILL.as_raw()))
+        (self.looks >= LOOKS).then_some(End::Unknown)
     }
 
     /// Is nothing of it left, and how has it ended?
@@ -217,20 +217,49 @@ fn only_tells(pid: u32) -> bool {
         })
 }
 
-/// Did it end by a signal that is a fault's, not somebody's? (SIGABRT is also what a worker ends itself
-/// with that will never answer.)
-pub(super) fn has_crashed(status: ExitStatus) -> bool {
-    let faults = [
-        Signal::ABORT,
-        Signal::BUS,
-        Signal::FPE,
-        Signal::ILL,
-        Signal::SEGV,
-        Signal::SYS,
-        Signal::TRAP,
-    ];
-    let is = |by: i32| faults.iter().any(|fault| fault.as_raw() == by);
-    status.signal().is_some_and(is)
+/// How a worker ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    Known(ExitStatus),
+    /// Not all of its threads have ended, and none will do anything any more.
+    Unknown,
+}
+
+impl End {
+    pub(super) fn code(self) -> Option<i32> {
+        match self {
+            End::Known(status) => status.code(),
+            End::Unknown => None,
+        }
+    }
+
+    /// May it have been at fault itself? Not where it ended, or by a signal that somebody sends.
+    /// (SIGABRT is also what a worker ends itself with that will never answer.)
+    pub(super) fn has_crashed(self) -> bool {
+        let faults = [
+            Signal::ABORT,
+            Signal::BUS,
+            Signal::FPE,
+            Signal::ILL,
+            Signal::SEGV,
+            Signal::SYS,
+            Signal::TRAP,
+        ];
+        match self {
+            End::Known(status) => status
+                .signal()
+                .is_some_and(|by| faults.iter().any(|fault| fault.as_raw() == by)),
+            End::Unknown => true,
+        }
+    }
+
+    /// For people.
+    pub(super) fn how(self) -> String {
+        match self {
+            End::Known(status) => how(status),
+            End::Unknown => "it was killed, or crashed".into(),
+        }
+    }
 }
 
 /// How a process ended, for people.

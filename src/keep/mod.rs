@@ -26,7 +26,7 @@ use names::Names;
 use opens::Slots;
 
 /// "STLKEEP" and the layout's version of all but names.
-const MAGIC: u64 = 0x5354_4c4b_4545_5001;
+const MAGIC: u64 = 0x5354_4c4b_4545_5002;
 /// The layout of names. Another one's are left out.
 const NAMES_VERSION: u64 = match option_env!("STATELITE_NAMES_VERSION") {
     // A build of the tests.

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -131,6 +132,19 @@ impl Server {
         &self.address
     }
 
+    /// Does this listen at the address?
+    pub fn is_at(listener: &OwnedFd, address: &Address) -> bool {
+        let Ok(is) = rustix::net::getsockname(listener) else {
+            return false;
+        };
+        match address {
+            Address::Tcp(wanted) => SocketAddr::try_from(is)
+                .is_ok_and(|is| is.ip() == wanted.ip() && [0, is.port()].contains(&wanted.port())),
+            Address::Unix(path) => SocketAddrUnix::try_from(is)
+                .is_ok_and(|is| is.path_bytes() == Some(path.as_os_str().as_bytes())),
+        }
+    }
+
     /// What it listens with.
     pub fn listener(&self) -> BorrowedFd<'_> {
         self.shared.listener.as_fd()
@@ -175,18 +189,14 @@ fn listen(address: &Address) -> io::Result<(Listener, Option<SocketFile>)> {
 
 /// Listens with what is listening already, if that is at the address.
 fn go_on(address: &Address, left: OwnedFd) -> Option<(Listener, Option<SocketFile>)> {
+    if !Server::is_at(&left, address) {
+        return None;
+    }
     match address {
-        Address::Tcp(wanted) => {
-            let left = TcpListener::from(left);
-            let is = left.local_addr().ok()?;
-            let same = is.ip() == wanted.ip() && [0, is.port()].contains(&wanted.port());
-            same.then_some((Listener::Tcp(left), None))
-        }
+        Address::Tcp(_) => Some((Listener::Tcp(left.into()), None)),
         Address::Unix(path) => {
-            let left = UnixListener::from(left);
-            let same = left.local_addr().ok()?.as_pathname() == Some(path);
-            let file = SocketFile::at(path).ok().filter(|_| same)?;
-            Some((Listener::Unix(left), Some(file)))
+            let file = SocketFile::at(path).ok()?;
+            Some((Listener::Unix(left.into()), Some(file)))
         }
     }
 }

@@ -112,7 +112,7 @@ pub fn install(path: &Path, text: &str) -> Result<bool, InstallError> {
 }
 
 fn replace(path: &Path, beside: &Path, dir: &Path, text: &str) -> io::Result<()> {
-    let mut file = std::fs::File::create(beside)?;
+    let mut file = crate::sys::dir::create_file(beside, true)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(beside, path)?;

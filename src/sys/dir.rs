@@ -3,7 +3,7 @@
 use std::fs::DirBuilder;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::RawDir;
@@ -26,6 +26,18 @@ pub struct RawEntry {
 /// mkdir(2)'s.
 pub fn make_all(path: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+/// Makes a file to write, or empties one: only root may write in it, whatever the umask, and others
+/// may read it if `readable`.
+///
+/// # Errors
+/// open(2)'s.
+pub fn create_file(path: &Path, readable: bool) -> std::io::Result<std::fs::File> {
+    let mode = if readable { 0o644 } else { 0o600 };
+    let mut options = std::fs::File::options();
+    options.write(true).create(true).truncate(true).mode(mode);
+    options.open(path)
 }
 
 /// Every entry but "." and "..", from the start.

@@ -11,8 +11,7 @@ use super::{Errno, Res};
 /// What a process that serves roots uses: to mount, to hand files to the kernel and to watch
 /// (SYS_ADMIN, DAC_READ_SEARCH); to be who asks and to make whatever nodes make (up to SETGID); to
 /// give up the others, and to end commands of the tables. A mount.nfs that it starts (`mount_remote`)
-/// has a port of its own. Not SYS_RESOURCE: with it, what nodes write would count for no quota, and
-/// fill the blocks that a store reserves.
+/// has a port of its own. Not SYS_RESOURCE: with it, what nodes write would count for no quota.
 const USED: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)

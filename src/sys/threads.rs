@@ -29,11 +29,12 @@ pub struct Thread {
     pub waits: u64,
 }
 
-/// All threads but the one that asks, by their ids.
+/// All threads but the one that asks, by their ids. Those named `tells` write for no store: what they
+/// wait for in a write is other threads' answers.
 ///
 /// # Errors
 /// What listing them answers; one that has ended meanwhile is left out.
-pub fn others() -> io::Result<HashMap<u32, Thread>> {
+pub fn others(tells: &str) -> io::Result<HashMap<u32, Thread>> {
     let own = rustix::thread::gettid().as_raw_nonzero().get();
     let mut threads = HashMap::new();
     for entry in std::fs::read_dir("/proc/self/task")? {
@@ -42,22 +43,28 @@ pub fn others() -> io::Result<HashMap<u32, Thread>> {
         let Some(id) = id.filter(|id| *id != own.cast_unsigned()) else {
             continue;
         };
-        if let Ok(thread) = look(&entry.path()) {
+        if let Ok(thread) = look(&entry.path(), tells) {
             threads.insert(id, thread);
         }
     }
     Ok(threads)
 }
 
-fn look(task: &Path) -> io::Result<Thread> {
+fn look(task: &Path, tells: &str) -> io::Result<Thread> {
     let read = |name: &str| std::fs::read_to_string(task.join(name));
     let (user, system) = times(&read("stat")?).unwrap_or_default();
     let waits = read("status")?
         .lines()
         .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
         .and_then(|count| count.trim().parse().ok());
+    let is_named = || read("comm").is_ok_and(|name| name.trim_end() == tells);
+    let syscall = read("syscall").unwrap_or_default();
+    let doing = match doing(&syscall) {
+        Doing::Unknown if is_write(&syscall) && is_named() => Doing::Waits,
+        other => other,
+    };
     Ok(Thread {
-        doing: doing(&read("syscall").unwrap_or_default()),
+        doing,
         user,
         system,
         waits: waits.unwrap_or_default(),
@@ -69,6 +76,11 @@ fn times(stat: &str) -> Option<(u64, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace().skip(11);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+fn is_write(syscall: &str) -> bool {
+    let number = syscall.split_ascii_whitespace().next().map(str::parse);
+    number == Some(Ok(libc::SYS_writev))
 }
 
 /// Of proc_pid_syscall(5): `running`, or the call's number and arguments, or -1 for one that waits
@@ -160,7 +172,12 @@ mod tests {
                 .map(drop)
                 .unwrap();
         }));
-        let of = |id: &AtomicU32| others().unwrap().get(&id.load(Ordering::Acquire)).copied();
+        let of = |id: &AtomicU32| {
+            others("")
+                .unwrap()
+                .get(&id.load(Ordering::Acquire))
+                .copied()
+        };
         let is = |id: &AtomicU32, doing| of(id).is_some_and(|thread| thread.doing == doing);
         eventually("one waits", || is(&waiter, Doing::Waits));
         eventually("one runs", || is(&runner, Doing::Runs));

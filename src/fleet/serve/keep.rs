@@ -71,15 +71,18 @@ pub(super) struct SessionKeys {
 }
 
 impl crate::fs::Keeper for SessionKeys {
-    fn keep_object(&self, number: u64, object: BorrowedFd<'_>) {
-        let key = format!("{}object/{number}", self.key);
+    fn keep_object(&self, number: u64, object: BorrowedFd<'_>, lasts: bool) {
+        let passing = if lasts { "" } else { PASSING };
+        let key = format!("{}{passing}object/{number}", self.key);
         if let Err(error) = self.link.hold(&[(&key, object)]) {
             tracing::error!(key, %error, "an object without a name is not held");
         }
     }
 
     fn drop_object(&self, number: u64) {
-        self.link.let_go(&format!("{}object/{number}", self.key));
+        let key = &self.key;
+        let both = format!("{key}object/{number}\n{key}{PASSING}object/{number}");
+        self.link.let_go(&both);
     }
 }
 
@@ -346,6 +349,15 @@ impl Keep {
         self.metrics.lock().take()
     }
 
+    /// Metrics are told by another one, or not at all.
+    pub(super) fn let_go_metrics(&self, left: &OwnedFd) {
+        // Whoever has it still: nothing comes in there any more, and the address is free.
+        if let Err(error) = rustix::net::shutdown(left, rustix::net::Shutdown::Both) {
+            tracing::debug!(%error, "the old metrics' listener");
+        }
+        self.link.let_go(METRICS);
+    }
+
     /// Has that held which metrics are told by.
     pub(super) fn hold_metrics(&self, listener: BorrowedFd<'_>) {
         if let Err(error) = self.link.hold(&[(METRICS, listener)]) {
@@ -384,7 +396,8 @@ fn sessions(link: &Link, given: Given, crashed: bool) -> (BTreeMap<String, Vec<L
         };
         let session = found.entry((node.into(), n)).or_default();
         session.mount_id = mount_id;
-        match what.strip_prefix("object/").map(str::parse) {
+        let object = what.strip_prefix(PASSING).unwrap_or(what);
+        match object.strip_prefix("object/").map(str::parse) {
             Some(Ok(number)) => drop(session.objects.insert(number, descriptor)),
             None if what == "device" => session.device = Some(descriptor),
             None if what == "state" => session.state = Some(descriptor),

@@ -164,7 +164,19 @@ fn listen(fleet: &Arc<Fleet>) {
 
 /// Roots without metrics are better than none.
 fn metrics(config: &Config, shared: &Shared, keep: &Arc<Keep>) -> Option<Metrics> {
-    let metrics = Metrics::start(config.metrics.as_ref()?, shared, keep.take_metrics())
+    let left = keep.take_metrics();
+    let Some(address) = &config.metrics else {
+        left.inspect(|left| keep.let_go_metrics(left));
+        return None;
+    };
+    let left = left.filter(|left| {
+        let goes_on = Metrics::is_at(left, address);
+        if !goes_on {
+            keep.let_go_metrics(left);
+        }
+        goes_on
+    });
+    let metrics = Metrics::start(address, shared, left)
         .inspect_err(|error| tracing::error!(%error, "there are no metrics"))
         .ok()?;
     keep.hold_metrics(metrics.listener());

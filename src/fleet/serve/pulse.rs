@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::holder::link::Link;
+use crate::holder::wire::TELLS;
 use crate::metrics;
 use crate::sys::threads::{self, Doing, Thread};
 
@@ -142,7 +143,7 @@ fn run(pulse: &Pulse, link: &Link) {
             doubt.threads.clear();
             continue;
         }
-        match threads::others().map(|threads| doubt.hopeless(threads)) {
+        match threads::others(TELLS).map(|threads| doubt.hopeless(threads)) {
             Ok(false) => {}
             Ok(true) => {
                 tracing::error!(
