@@ -146,7 +146,18 @@ def killed_while_it_tells(lab, by):
     lab.fresh(lambda upper: None)
     lab.mount()
     first, tasks = lab.worker(), f"/proc/{lab.worker()}/task"
-    stack = lambda: open(f"/proc/{asker.pid}/stack").read()
+
+    def asks():
+        """What the asker waits for an answer to, or that it waits no more."""
+        if asker.poll() is not None:
+            return "nothing"
+        try:
+            with open(f"/proc/{asker.pid}/stack") as f:
+                stack = f.read()
+        except ProcessLookupError:
+            return None
+        return stack if "request_wait_answer" in stack and "getxattr" not in stack else None
+
     for n in range(20):
         must(not os.path.exists(f"{lab.view}/a/b/other{n}"), "what is this?")
         # The first answer is of the root's ACL, which no kernel caches (fs/fuse/inode.c, fuse_init_inode: there is no INIT yet).
@@ -154,8 +165,8 @@ def killed_while_it_tells(lab, by):
         must("attached" in strace.stderr.readline(), "strace does not attach")
         made = f"{lab.lower}/a/b/made{n}"
         asker = subprocess.Popen(["stat", f"{lab.view}/a/b/made{n}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        wait_for(lambda: asker.poll() is not None or "request_wait_answer" in stack() and not "getxattr" in stack(), "nobody asks")
-        if asker.poll() is None and "lookup_slow" in stack() and "link_path_walk" not in stack():
+        asked = wait_for(asks, "nobody asks")
+        if "lookup_slow" in asked and "link_path_walk" not in asked:
             break
         # Something else was asked for first.
         strace.kill()
@@ -172,6 +183,8 @@ def killed_while_it_tells(lab, by):
         open(made, "w").close()
         wait_for(waits, "nobody waits for the directory")
         os.kill(first, by)
+        # Not before: the answer would be on its way.
+        wait_for(lambda: " Z " in open(f"/proc/{first}/stat").read(), "it lives on")
         strace.kill()
         said = asker.communicate(timeout=20)[1]
         must(asker.returncode == 0, f"it is not told of the change: {said}")
@@ -194,9 +207,10 @@ def killed_while_it_tells(lab, by):
 
 def wait_for(what, otherwise):
     end = time.time() + 20
-    while not what():
+    while not (found := what()):
         must(time.time() < end, otherwise)
         time.sleep(0.005)
+    return found
 
 
 def main():
@@ -205,7 +219,7 @@ def main():
     lab = ServeLab(top, image)
     checks, all_steps = Checks(lab), 0
     # A crash's dump waits for every thread.
-    for by in (signal.SIGKILL, signal.SIGSEGV):
+    for by in (signal.SIGKILL, signal.SIGABRT):
         checks.check(f"{fs}, {by.name} while the kernel is told of a change", killed_while_it_tells, lab, by)
     for name, prepare, operation in OPERATIONS:
         if not re.search(pattern[0] if pattern else "", name):
