@@ -49,11 +49,11 @@ fn a_thread_that_spins_is_found_and_the_worker_replaced() {
     is_replaced("spin");
 }
 
-#[test]
 #[cfg_attr(
     not(debug_assertions),
     ignore = "a release build does nothing wrong when it is asked to"
 )]
+#[test]
 fn a_request_that_ends_one_worker_after_the_other_is_refused_and_the_rest_goes_on() {
     let c = site(10);
     let d = Daemon::start(&c);
