@@ -80,6 +80,16 @@ class ServeLab(Lab):
             self.daemon.wait(20)
             self.daemon = None
 
+    def off(self):
+        # Who is killed with the holder has its locks until it has ended, which strace delays.
+        try:
+            worker = self.worker()
+        except (OSError, IndexError, AttributeError):
+            worker = None
+        super().off()
+        if worker:
+            wait_for(lambda: has_ended(worker), "the worker lives on")
+
     def start_strace(self, *inject):
         self.served_by = self.server()
         command = ["strace", "-s", "300", "-o", self.trace, "-f", "-e", "trace=" + ",".join("?" + c for c in self.calls), "-e", "signal=none"]
@@ -203,6 +213,15 @@ def killed_while_it_tells(lab, by):
         if os.path.exists(made):
             os.remove(made)
     lab.umount()
+
+
+def has_ended(pid):
+    """It may not have been waited for: no thread of it is left but a dead one."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return ") Z " in f.read() and len(os.listdir(f"/proc/{pid}/task")) == 1
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def wait_for(what, otherwise):
