@@ -415,6 +415,13 @@ impl View {
         dropped.is_some_and(|at| at.elapsed() < CLOSED)
     }
 
+    /// Has anybody this file open? Where the kernel opens by itself, nobody tells: whoever has it has
+    /// read or written it, as far as is known.
+    pub(super) fn may_be_open(&self, inode: &Inode) -> bool {
+        let used = || self.held.handless.last(inode.number).is_some();
+        inode.data.opens.load(Ordering::Relaxed) > 0 || self.held.io == IoMode::Cached && used()
+    }
+
     /// Before an object loses a name: where somebody may use it, and nobody could find it any more,
     /// another hand holds it, too. Nobody tells of a directory that it is in use.
     pub(super) fn hand_over(&self, here: &Here) {
@@ -437,13 +444,6 @@ impl View {
                 tracing::debug!(view = self.name, %error, "removed while open, and not to be reached");
             }
         }
-    }
-
-    /// Has anybody this file open? Where the kernel opens by itself, nobody tells: whoever has it has
-    /// read or written it, as far as is known.
-    pub(super) fn may_be_open(&self, inode: &Inode) -> bool {
-        let used = || self.held.handless.last(inode.number).is_some();
-        inode.data.opens.load(Ordering::Relaxed) > 0 || self.held.io == IoMode::Cached && used()
     }
 
     /// The same of what an open file's descriptor reaches.

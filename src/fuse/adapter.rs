@@ -86,21 +86,40 @@ impl Adapter {
         }
     }
 
-    pub(super) fn guarded(&self, op: Op, number: INodeNo, work: impl FnOnce()) {
-        let begun = self.node.begin();
+    /// Runs a request here.
+    pub(super) fn guarded(&self, req: &Request, op: Op, number: INodeNo, work: impl FnOnce()) {
+        let begun = self.begin(req);
         run_guarded(&self.view(), &self.node, op, begun, number.0, work);
     }
 
+    /// From now on this thread serves the request.
+    fn begin(&self, req: &Request) -> Begun {
+        request::begin(req.unique().0);
+        self.node.begin()
+    }
+
     /// Runs what may take long beside the requests of the same view.
-    pub(super) fn aside(&self, op: Op, number: INodeNo, work: impl FnOnce(&View) + Send + 'static) {
-        let begun = self.node.begin();
+    pub(super) fn aside(
+        &self,
+        req: &Request,
+        op: Op,
+        number: INodeNo,
+        work: impl FnOnce(&View) + Send + 'static,
+    ) {
+        let begun = self.begin(req);
         let apart = self.view().may_take_long(number.0);
         self.begun(op, begun, number, apart, work);
     }
 
     /// Runs on a thread of the pool.
-    pub(super) fn apart(&self, op: Op, number: INodeNo, work: impl FnOnce(&View) + Send + 'static) {
-        self.begun(op, self.node.begin(), number, true, work);
+    pub(super) fn apart(
+        &self,
+        req: &Request,
+        op: Op,
+        number: INodeNo,
+        work: impl FnOnce(&View) + Send + 'static,
+    ) {
+        self.begun(op, self.begin(req), number, true, work);
     }
 
     /// Runs what came in before: here, or on a thread of the pool.
@@ -133,12 +152,13 @@ impl Adapter {
     /// As [`Adapter::aside`], for an object that is named in a directory.
     pub(super) fn aside_name(
         &self,
+        req: &Request,
         op: Op,
         parent: INodeNo,
         name: &[u8],
         work: impl FnOnce(&View) + Send + 'static,
     ) {
-        let begun = self.node.begin();
+        let begun = self.begin(req);
         let apart = self.view().name_may_take_long(parent.0, name);
         self.begun(op, begun, parent, apart, work);
     }

@@ -15,7 +15,6 @@ use fuser::{
 use super::adapter::{Adapter, absent, caller, failed, kills_suid};
 use super::reply::{self, GENERATION};
 use crate::fs::{Answer, Changes, IoMode, OpenHow, View};
-use crate::keep::request;
 use crate::metrics::Op;
 use crate::sys::Errno;
 
@@ -25,11 +24,10 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        request::begin(req.unique().0);
         if matches!(name.as_bytes(), b"." | b"..") {
-            return self.lookup_number(parent, name.as_bytes(), reply);
+            return self.lookup_number(req, parent, name.as_bytes(), reply);
         }
-        self.guarded(Op::Lookup, parent, || {
+        self.guarded(req, Op::Lookup, parent, || {
             crate::stuck::here(name.as_bytes());
             let result = match self.view().answer(parent.0, name.as_bytes()) {
                 Ok(Answer::Absent(lifetime)) if !lifetime.is_zero() => {
@@ -46,15 +44,13 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Forget, ino, || {
+        self.guarded(req, Op::Forget, ino, || {
             self.view().forget_of_kernel(ino.0, nlookup)
         });
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Getattr, ino, || {
+        self.guarded(req, Op::Getattr, ino, || {
             match self.view().getattr(ino.0, fh.map(|fh| fh.0)) {
                 Ok(entry) => reply.attr(&entry.lifetime, &reply::attr(&entry.attr)),
                 Err(e) => reply.error(failed(&self.view(), Op::Getattr, ino.0, e)),
@@ -80,7 +76,6 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        request::begin(req.unique().0);
         let (atime, mtime) = (reply::set_time(atime), reply::set_time(mtime));
         let changes = Changes {
             mode,
@@ -91,7 +86,7 @@ impl Filesystem for Adapter {
             mtime,
         };
         let caller = caller(req);
-        self.aside(Op::Setattr, ino, move |view| {
+        self.aside(req, Op::Setattr, ino, move |view| {
             match view.setattr(ino.0, &changes, fh.map(|fh| fh.0), caller) {
                 Ok(entry) => reply.attr(&entry.lifetime, &reply::attr(&entry.attr)),
                 Err(e) => reply.error(failed(view, Op::Setattr, ino.0, e)),
@@ -100,10 +95,11 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Readlink, ino, || match self.view().readlink(ino.0) {
-            Ok(target) => reply.data(&target),
-            Err(e) => reply.error(failed(&self.view(), Op::Readlink, ino.0, e)),
+        self.guarded(req, Op::Readlink, ino, || {
+            match self.view().readlink(ino.0) {
+                Ok(target) => reply.data(&target),
+                Err(e) => reply.error(failed(&self.view(), Op::Readlink, ino.0, e)),
+            }
         });
     }
 
@@ -117,8 +113,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Mknod, parent, || {
+        self.guarded(req, Op::Mknod, parent, || {
             let rdev = reply::rdev_from_wire(rdev);
             let made = self
                 .view()
@@ -136,8 +131,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Mkdir, parent, || {
+        self.guarded(req, Op::Mkdir, parent, || {
             let made = self
                 .view()
                 .mkdir(parent.0, name.as_bytes(), mode, umask, caller(req));
@@ -146,18 +140,17 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        request::begin(req.unique().0);
         if self.waits(parent, name.as_bytes()) {
             // It is being copied up, which is waited for beside the other requests.
             let name = name.as_bytes().to_vec();
-            return self.apart(Op::Unlink, parent, move |view| {
+            return self.apart(req, Op::Unlink, parent, move |view| {
                 match view.unlink(parent.0, &name) {
                     Ok(()) => reply.ok(),
                     Err(e) => reply.error(failed(view, Op::Unlink, parent.0, e)),
                 }
             });
         }
-        self.guarded(Op::Unlink, parent, || {
+        self.guarded(req, Op::Unlink, parent, || {
             self.done(
                 Op::Unlink,
                 parent,
@@ -168,8 +161,7 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Rmdir, parent, || {
+        self.guarded(req, Op::Rmdir, parent, || {
             self.done(
                 Op::Rmdir,
                 parent,
@@ -187,8 +179,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Symlink, parent, || {
+        self.guarded(req, Op::Symlink, parent, || {
             let target = target.as_os_str().as_bytes();
             let made = self
                 .view()
@@ -207,7 +198,6 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        request::begin(req.unique().0);
         let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         let (name, newname) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
         let waits = self.waits(newparent, &newname);
@@ -220,9 +210,9 @@ impl Filesystem for Adapter {
             }
         };
         if waits {
-            self.apart(Op::Rename, parent, work);
+            self.apart(req, Op::Rename, parent, work);
         } else {
-            self.aside_name(Op::Rename, parent, &source, work);
+            self.aside_name(req, Op::Rename, parent, &source, work);
         }
     }
 
@@ -234,9 +224,8 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        request::begin(req.unique().0);
         let newname = newname.as_bytes().to_vec();
-        self.aside(Op::Link, ino, move |view| {
+        self.aside(req, Op::Link, ino, move |view| {
             match view.link(ino.0, newparent.0, &newname) {
                 Ok(entry) => reply::entry(reply, &entry),
                 Err(e) => reply.error(failed(view, Op::Link, ino.0, e)),
@@ -245,8 +234,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        request::begin(req.unique().0);
-        self.answer_open(caller(req), ino, OpenHow::from_raw(flags.0), reply);
+        self.answer_open(req, ino, OpenHow::from_raw(flags.0), reply);
     }
 
     fn read(
@@ -260,8 +248,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Read, ino, || {
+        self.guarded(req, Op::Read, ino, || {
             let mut buf = vec![0; size as usize];
             match self.view().read(ino.0, fh.0, offset, &mut buf) {
                 Ok(n) => {
@@ -285,11 +272,10 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        request::begin(req.unique().0);
         if fh.0 == 0 {
             // No open was told of: this may be the first that is heard of writing, and copy it up.
             let (data, node) = (data.to_vec(), self.node.clone());
-            return self.aside(Op::Write, ino, move |view| {
+            return self.aside(req, Op::Write, ino, move |view| {
                 let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
                 match view.write(ino.0, fh.0, offset, &data, kill) {
                     Ok(n) => {
@@ -300,7 +286,7 @@ impl Filesystem for Adapter {
                 }
             });
         }
-        self.guarded(Op::Write, ino, || {
+        self.guarded(req, Op::Write, ino, || {
             let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
             match self.view().write(ino.0, fh.0, offset, data, kill) {
                 Ok(n) => {
@@ -320,12 +306,11 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        request::begin(req.unique().0);
         if self.io.mode() == IoMode::Cached {
             // Not asked again: it would be for each close, of what is only read, too.
             return reply.error(fuser::Errno::ENOSYS);
         }
-        self.guarded(Op::Flush, ino, || {
+        self.guarded(req, Op::Flush, ino, || {
             self.done(Op::Flush, ino, self.view().flush(fh.0), reply)
         });
     }
@@ -340,8 +325,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Release, ino, || {
+        self.guarded(req, Op::Release, ino, || {
             if let Some(number) = self.view().release(fh.0) {
                 self.forget_attributes(number);
             }
@@ -357,8 +341,7 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Fsync, ino, || {
+        self.guarded(req, Op::Fsync, ino, || {
             self.done(
                 Op::Fsync,
                 ino,
@@ -369,12 +352,11 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        request::begin(req.unique().0);
         if self.no_opendir {
             // The kernel does not ask again (fs/fuse/dir.c, fuse_dir_open).
             return reply.error(fuser::Errno::ENOSYS);
         }
-        self.guarded(Op::Opendir, ino, || match self.view().opendir(ino.0) {
+        self.guarded(req, Op::Opendir, ino, || match self.view().opendir(ino.0) {
             Ok(()) => reply.opened(FileHandle(0), FopenFlags::empty()),
             Err(e) => reply.error(failed(&self.view(), Op::Opendir, ino.0, e)),
         });
@@ -388,8 +370,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Readdir, ino, || {
+        self.guarded(req, Op::Readdir, ino, || {
             let listed = self.view().readdir(ino.0, offset, |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 reply.add(
@@ -414,8 +395,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Readdirplus, ino, || {
+        self.guarded(req, Op::Readdirplus, ino, || {
             let listed = self.view().readdirplus(ino.0, offset, |entry, attr, ttl| {
                 let name = OsStr::from_bytes(entry.name);
                 let attr = reply::attr(attr);
@@ -437,8 +417,7 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Releasedir, ino, || reply.ok());
+        self.guarded(req, Op::Releasedir, ino, || reply.ok());
     }
 
     fn fsyncdir(
@@ -449,15 +428,13 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Fsyncdir, ino, || {
+        self.guarded(req, Op::Fsyncdir, ino, || {
             self.done(Op::Fsyncdir, ino, self.view().fsyncdir(ino.0), reply);
         });
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Statfs, ino, || match self.view().statfs(ino.0) {
+        self.guarded(req, Op::Statfs, ino, || match self.view().statfs(ino.0) {
             Ok(fs) => reply.statfs(
                 fs.f_blocks,
                 fs.f_bfree,
@@ -482,10 +459,9 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        request::begin(req.unique().0);
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
         let caller = caller(req);
-        self.aside(Op::Setxattr, ino, move |view| {
+        self.aside(req, Op::Setxattr, ino, move |view| {
             match view.setxattr(ino.0, &name, &value, flags, caller) {
                 Ok(()) => reply.ok(),
                 Err(e) => reply.error(failed(view, Op::Setxattr, ino.0, e)),
@@ -494,25 +470,22 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Getxattr, ino, || {
+        self.guarded(req, Op::Getxattr, ino, || {
             let value = self.view().getxattr(ino.0, name.as_bytes());
             self.sized(Op::Getxattr, ino, value, size, reply);
         });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Listxattr, ino, || {
+        self.guarded(req, Op::Listxattr, ino, || {
             let names = self.view().listxattr(ino.0, caller(req));
             self.sized(Op::Listxattr, ino, names, size, reply);
         });
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        request::begin(req.unique().0);
         let name = name.as_bytes().to_vec();
-        self.aside(Op::Removexattr, ino, move |view| {
+        self.aside(req, Op::Removexattr, ino, move |view| {
             match view.removexattr(ino.0, &name) {
                 Ok(()) => reply.ok(),
                 Err(e) => reply.error(failed(view, Op::Removexattr, ino.0, e)),
@@ -530,9 +503,8 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        request::begin(req.unique().0);
         let (at, how) = ((parent, name.as_bytes()), OpenHow::from_raw(flags));
-        self.answer_create(caller(req), at, (mode, umask), how, reply);
+        self.answer_create(req, at, (mode, umask), how, reply);
     }
 
     fn fallocate(
@@ -545,7 +517,6 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        request::begin(req.unique().0);
         let kill = kills_suid(req);
         let work =
             move |view: &View| match view.fallocate(ino.0, fh.0, offset, length, mode as u32, kill)
@@ -554,8 +525,8 @@ impl Filesystem for Adapter {
                 Err(e) => reply.error(failed(view, Op::Fallocate, ino.0, e)),
             };
         match fh.0 {
-            0 => self.aside(Op::Fallocate, ino, work),
-            _ => self.guarded(Op::Fallocate, ino, || work(&self.view())),
+            0 => self.aside(req, Op::Fallocate, ino, work),
+            _ => self.guarded(req, Op::Fallocate, ino, || work(&self.view())),
         }
     }
 
@@ -568,8 +539,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        request::begin(req.unique().0);
-        self.guarded(Op::Lseek, ino, || {
+        self.guarded(req, Op::Lseek, ino, || {
             match self.view().lseek(ino.0, fh.0, offset, whence) {
                 Ok(at) => reply.offset(at as i64),
                 Err(e) => reply.error(failed(&self.view(), Op::Lseek, ino.0, e)),
@@ -590,8 +560,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        request::begin(req.unique().0);
-        self.guarded(Op::CopyFileRange, ino_in, || {
+        self.guarded(req, Op::CopyFileRange, ino_in, || {
             // The reply counts in 32 bits (fuse_write_out).
             let len = len.min(u64::from(u32::MAX) & !0xfff);
             let from = (ino_in.0, fh_in.0, offset_in);

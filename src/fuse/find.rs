@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use fuser::{INodeNo, ReplyEntry};
+use fuser::{INodeNo, ReplyEntry, Request};
 use parking_lot::Mutex;
 
 use super::adapter::{Adapter, failed, run_guarded};
@@ -123,7 +123,13 @@ fn answer(view: &View, number: INodeNo, found: Res<Entry>, reply: ReplyEntry) {
 
 impl Adapter {
     /// LOOKUP of "." or "..".
-    pub(super) fn lookup_number(&self, number: INodeNo, name: &[u8], reply: ReplyEntry) {
+    pub(super) fn lookup_number(
+        &self,
+        req: &Request,
+        number: INodeNo,
+        name: &[u8],
+        reply: ReplyEntry,
+    ) {
         let view = self.view();
         let ask = |reply| {
             let question = Question {
@@ -131,7 +137,7 @@ impl Adapter {
                 name: name.into(),
                 asked: Instant::now(),
                 begun: self.node.begin(),
-                unique: request::current(),
+                unique: req.unique().0,
                 reply,
             };
             self.finder.ask(question, &self.node);
@@ -139,7 +145,7 @@ impl Adapter {
         if !view.knows(number.0) {
             return ask(reply);
         }
-        self.guarded(Op::Lookup, number, || {
+        self.guarded(req, Op::Lookup, number, || {
             match view.by_known_handle(number.0, name) {
                 // Not where it was. It may have another name.
                 Err(Errno::STALE | Errno::NOENT | Errno::NOTDIR) => ask(reply),

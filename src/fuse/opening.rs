@@ -2,11 +2,11 @@
 
 use std::os::fd::BorrowedFd;
 
-use fuser::{FileHandle, FopenFlags, INodeNo, ReplyCreate, ReplyOpen};
+use fuser::{FileHandle, FopenFlags, INodeNo, ReplyCreate, ReplyOpen, Request};
 
-use super::adapter::{Adapter, failed};
+use super::adapter::{Adapter, caller, failed};
 use super::reply::{self, GENERATION};
-use crate::fs::{Caller, IoMode, OpenHow, Opened, View};
+use crate::fs::{IoMode, OpenHow, Opened, View};
 use crate::metrics::Op;
 use crate::sys::fusemount;
 
@@ -20,12 +20,12 @@ fn open_flags(view: &View, number: u64, how: OpenHow, opened: &Opened) -> FopenF
 }
 
 impl Adapter {
-    pub(super) fn answer_open(&self, caller: Caller, ino: INodeNo, how: OpenHow, reply: ReplyOpen) {
+    pub(super) fn answer_open(&self, req: &Request, ino: INodeNo, how: OpenHow, reply: ReplyOpen) {
         if self.io.mode() == IoMode::Cached {
             // The kernel does not ask again (fs/fuse/file.c, fuse_file_open).
             return reply.error(fuser::Errno::ENOSYS);
         }
-        let io = self.io.clone();
+        let (io, caller) = (self.io.clone(), caller(req));
         let open = move |view: &View| {
             let hand = |fd: BorrowedFd<'_>, device| io.register(fd, device);
             match view.open_by(ino.0, how, caller, &hand) {
@@ -45,24 +45,24 @@ impl Adapter {
             }
         };
         if how.writes() {
-            self.aside(Op::Open, ino, open);
+            self.aside(req, Op::Open, ino, open);
         } else {
-            self.guarded(Op::Open, ino, || open(&self.view()));
+            self.guarded(req, Op::Open, ino, || open(&self.view()));
         }
     }
 
     pub(super) fn answer_create(
         &self,
-        caller: Caller,
+        req: &Request,
         (parent, name): (INodeNo, &[u8]),
         modes: (u32, u32),
         how: OpenHow,
         reply: ReplyCreate,
     ) {
-        self.guarded(Op::Create, parent, || {
+        self.guarded(req, Op::Create, parent, || {
             let hand = |fd: BorrowedFd<'_>, device| self.io.register(fd, device);
             let view = self.view();
-            match view.create_by((parent.0, name), modes, how, caller, &hand) {
+            match view.create_by((parent.0, name), modes, how, caller(req), &hand) {
                 Ok((entry, opened)) => {
                     let (ttl, attr) = (&entry.lifetime, &reply::attr(&entry.attr));
                     let flags = open_flags(&view, entry.attr.number, how, &opened);

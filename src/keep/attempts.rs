@@ -15,6 +15,11 @@ impl State {
         self.words()[AT_ATTEMPTS..][..MOST * WORDS].chunks_exact(WORDS)
     }
 
+    fn attempt_of(&self, request: u64) -> Option<&[AtomicU64]> {
+        self.attempts()
+            .find(|attempt| attempt[0].load(Ordering::Acquire) == request)
+    }
+
     /// The worker before this one has ended. Where it crashed, any of the requests that it was at may
     /// have done it; otherwise none of them is to blame.
     pub fn ended(&self, crashed: bool) {
@@ -31,14 +36,13 @@ impl State {
     /// A request that comes again is about to be served. How many workers in a row have crashed while
     /// they served it so.
     pub fn attempt(&self, request: u64) -> u64 {
-        let is = |of: &&[AtomicU64]| of[0].load(Ordering::Acquire) == request;
-        if let Some(attempt) = self.attempts().find(is) {
+        if let Some(attempt) = self.attempt_of(request) {
             return attempt[1].load(Ordering::Relaxed);
         }
         // A free slot's count is 0.
         for attempt in self.attempts() {
-            let (free, order) = (0, Ordering::AcqRel);
-            let taken = attempt[0].compare_exchange(free, request, order, Ordering::Relaxed);
+            let taken =
+                attempt[0].compare_exchange(0, request, Ordering::AcqRel, Ordering::Relaxed);
             if taken.is_ok() {
                 break;
             }
@@ -48,8 +52,7 @@ impl State {
 
     /// It was served.
     pub fn attempted(&self, request: u64) {
-        let is = |of: &&[AtomicU64]| of[0].load(Ordering::Acquire) == request;
-        if let Some(attempt) = self.attempts().find(is) {
+        if let Some(attempt) = self.attempt_of(request) {
             free(attempt);
         }
     }

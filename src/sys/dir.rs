@@ -1,4 +1,4 @@
-//! Reading a directory: getdents64(2) as a list of (name, type); making one.
+//! Reading a directory: getdents64(2) as a list of (name, type); making one, and files of the server's own.
 
 use std::fs::DirBuilder;
 use std::mem::MaybeUninit;
