@@ -9,9 +9,8 @@ case $1 in
   # Twice: what the first left in use, the second finds.
   drop-caches) for _ in 1 2; do sync; echo 2 >/proc/sys/vm/drop_caches; done ;;
   umount) cd /; statelite umount cn1 ;;
-  # By NFSv3 too the kernel's server keeps what was just used open, for a moment.
-  # Each try takes the root from the server and gives it back when it fails: one a second, or they are in each other's way.
-  remount) cd /; PAUSE=1 patiently 120 statelite umount cn1 || statelite umount cn1 >&2; statelite mount cn1 ;;
+  # Right after use, and again a moment later: what the kernel's server keeps then goes with the export.
+  remount) cd /; for _ in 1 2; do statelite umount cn1; statelite mount cn1; done ;;
   restart) cd /; kill "$(pidof statelite)"; patiently 60 ended; serves ;;
   reload) echo 'ALL,/var/tmp/,persistent' >>/etc/statelite/tables/litefile.csv; statelite reload ;;
   copy-up) printf 'changed\n' | dd of=var/lib/pattern conv=notrunc status=none ;;

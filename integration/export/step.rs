@@ -2,7 +2,10 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::cluster::{Cluster, eventually, fails, text};
+use rustix::fs::{CWD, Mode};
+use rustix::process::Signal;
+
+use crate::cluster::{Cluster, eventually, fails, put, text};
 use crate::daemon::Daemon;
 use crate::files::{parse, stand_in};
 use crate::server::site;
@@ -59,7 +62,7 @@ fn what_is_mounted_is_exported_and_nothing_else() {
     c.set("export", "\"exports\"");
     d.reload();
     assert_eq!(exported(&c).len(), 1);
-    d.signal(rustix::process::Signal::TERM);
+    d.signal(Signal::TERM);
     assert_eq!(d.end(), Some(0));
     assert!(exported(&c).is_empty());
 }
@@ -83,6 +86,31 @@ fn what_can_not_be_written_is_told_and_tried_again() {
     });
     assert_eq!(exported(&c).len(), 2);
     assert!(c.run(&["status"]).status.success());
+}
+
+#[test]
+fn exports_that_are_being_written_are_not_in_step_yet() {
+    let c = site(&[]);
+    c.set("export", "\"exports\"");
+    stand_in(&c, "exportfs", 0);
+    let d = Daemon::start(&c);
+    assert!(d.status()["daemon"]["export"]["error"].is_null());
+    // An exportfs that has not ended yet: it waits for somebody to open the pipe.
+    let pipe = c.path("pipe");
+    rustix::fs::mkfifoat(CWD, &pipe, Mode::from(0o600)).unwrap();
+    let script = format!("#!/bin/sh\nread line <{}\nexit 0\n", pipe.display());
+    put(c.path("bin/exportfs"), script);
+    c.table("hosts", "#node,ip\n%1,10.9.1.7\n%2,10.9.1.8\n");
+    c.write();
+    d.signal(Signal::HUP);
+    // It is open for writing when the other end is read.
+    let end = std::fs::File::options().write(true).open(&pipe).unwrap();
+    stand_in(&c, "exportfs", 0);
+    let said = d.status()["daemon"]["export"]["error"].clone();
+    assert_eq!(c.run(&["status"]).status.code(), Some(4));
+    drop(end);
+    assert_eq!(said, "they are being written");
+    eventually("they are in step", || c.run(&["status"]).status.success());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
@@ -167,6 +167,57 @@ pub fn let_go(mount: &Path) -> Result<(), InstallError> {
     }
 }
 
+/// What the kernel's server knows of exports, by handle and by path. An entry holds its mount.
+const CACHES: &str = "/proc/net/rpc";
+
+/// Has the kernel's server empty what it knows of exports, so that it holds none of those that are no
+/// longer exported: `false` where it has not, as there is none, or it was asked too often meanwhile.
+///
+/// exportfs(8) asks it to as well. But a cache is emptied of what is older than a second that is counted on
+/// with each request (`write_flush`, net/sunrpc/cache.c), and a request within the second of the last
+/// leaves everything where it is until the clock has caught up. So this waits for the clock first.
+///
+/// # Errors
+/// [`InstallError::File`].
+pub fn forget(patience: Duration) -> Result<bool, InstallError> {
+    forget_in(Path::new(CACHES), patience)
+}
+
+fn forget_in(caches: &Path, patience: Duration) -> Result<bool, InstallError> {
+    let end = Instant::now() + patience;
+    // The first holds entries of the second.
+    for cache in ["nfsd.fh", "nfsd.export"] {
+        let path = caches.join(cache).join("flush");
+        let now = loop {
+            let text = read(&path)?;
+            let Ok(flushed) = text.trim().parse().map(Duration::from_secs) else {
+                return Ok(false);
+            };
+            let now = kernel_clock();
+            if flushed.as_secs() < now.as_secs() {
+                break now;
+            }
+            let pause = (flushed + Duration::from_secs(1)).saturating_sub(now);
+            if Instant::now() + pause > end {
+                return Ok(false);
+            }
+            std::thread::sleep(pause);
+        };
+        let line = format!("{}\n", now.as_secs());
+        std::fs::write(&path, line).map_err(failed(&path))?;
+    }
+    Ok(true)
+}
+
+/// The time of day as the kernel counts its seconds: with the last tick, behind clocks that are read.
+fn kernel_clock() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    Duration::new(
+        now.tv_sec.try_into().unwrap_or(0),
+        now.tv_nsec.try_into().unwrap_or(0),
+    )
+}
+
 /// A line of one word, as nfsd reads it: blanks, backslashes and line ends in octal.
 fn word(path: &[u8]) -> Vec<u8> {
     let mut line = Vec::with_capacity(path.len() + 1);
@@ -240,6 +291,29 @@ mod tests {
     fn a_path_is_one_word_for_nfsd() {
         assert_eq!(word(b"/r/cn1"), b"/r/cn1\n");
         assert_eq!(word(b"/a b\\\n\xff"), b"/a\\040b\\134\\012\xff\n");
+    }
+
+    #[test]
+    fn what_nfsd_knows_is_emptied_when_the_clock_is_past_the_last_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let seconds = || kernel_clock().as_secs();
+        let flush = |cache: &str| dir.path().join(cache).join("flush");
+        let known = |cache: &str| -> u64 {
+            let text = std::fs::read_to_string(flush(cache)).unwrap();
+            text.trim().parse().unwrap()
+        };
+        assert!(!forget_in(dir.path(), Duration::from_secs(60)).unwrap());
+        let ahead = seconds() + 1;
+        for (cache, last) in [("nfsd.fh", ahead), ("nfsd.export", 7)] {
+            std::fs::create_dir(dir.path().join(cache)).unwrap();
+            std::fs::write(flush(cache), format!("{last}\n")).unwrap();
+        }
+        // Too far away: nothing is written.
+        assert!(!forget_in(dir.path(), Duration::ZERO).unwrap());
+        assert_eq!((known("nfsd.fh"), known("nfsd.export")), (ahead, 7));
+        assert!(forget_in(dir.path(), Duration::from_secs(60)).unwrap());
+        assert!(known("nfsd.fh") > ahead && known("nfsd.export") > ahead);
+        assert!(known("nfsd.export") <= seconds());
     }
 
     #[test]

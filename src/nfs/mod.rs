@@ -22,7 +22,7 @@ use crate::tables::{Elsewhere, NodeBoot, Origin, Problem, Severity, Tables, Tabl
 pub use boot::{Initrd, command_line, dnsmasq, pxelinux};
 pub use exports::exports;
 pub use ganesha::{GaneshaError, ganesha, minor_versions};
-pub use install::{InstallError, Server, Told, ganesha_pid, install, let_go, read, tell};
+pub use install::{InstallError, Server, Told, forget, ganesha_pid, install, let_go, read, tell};
 
 /// What every file begins with.
 const HEADER: &str =

@@ -25,6 +25,8 @@ use crate::tables::Problem;
 const PAUSE: Duration = Duration::from_millis(100);
 /// What failed is tried again after this.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long the kernel's server has to forget what it knows: each request of the last moments counts a second.
+const FORGETTING: Duration = Duration::from_secs(8);
 /// How long NFS-Ganesha has to let go of a mount.
 const RELEASE: Duration = Duration::from_secs(2);
 
@@ -49,6 +51,8 @@ struct Written {
     mounts: Mounted,
     /// The server does not know of the last change yet.
     untold: bool,
+    /// When the kernel's server was last made to forget what it knew.
+    forgot: Option<Instant>,
 }
 
 /// One daemon's exports.
@@ -117,14 +121,47 @@ impl Exporter {
         }
     }
 
+    /// Whether the kernel's server was made to forget what was withdrawn before `since`: a root that is in
+    /// use may not be, then. For an entry that was looked up just now, what exportfs does is no more than a wish.
+    pub(super) fn forgets(&self, since: Instant) -> bool {
+        let mut written = self.writing.lock();
+        if !matches!(written.to, Some((Server::Kernel, _))) {
+            return false;
+        }
+        if written.forgot.is_none_or(|forgot| forgot < since) {
+            match nfs::forget(FORGETTING) {
+                Ok(true) => written.forgot = Some(Instant::now()),
+                Ok(false) => return false,
+                Err(error) => {
+                    tracing::warn!(%error, "the kernel's NFS server may still hold a root that is not exported any more");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
     /// Other tables, or another configuration.
     pub(super) fn reloaded(&self, loaded: Arc<Loaded>) {
         self.change(|state| state.loaded = loaded);
     }
 
-    /// How it is, where something is exported.
+    /// How it is, where something is exported. What is not written yet is not in step: who mounts a root by
+    /// NFS before it is given again is told that its handles are stale.
     pub(super) fn status(&self) -> Option<ExportStatus> {
-        self.state.lock().status.clone()
+        let writing = self.writing.try_lock().is_none();
+        let state = self.state.lock();
+        let mut status = state.status.clone().or_else(|| {
+            server(&state.loaded.config).map(|server| ExportStatus {
+                file: server.file(&state.loaded.config).to_owned(),
+                nodes: 0,
+                error: None,
+            })
+        })?;
+        if (writing || state.dirty) && status.error.is_none() {
+            status.error = Some("they are being written".into());
+        }
+        Some(status)
     }
 
     /// Writes what has changed, now; what fails is logged, and tried again later.

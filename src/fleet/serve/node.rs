@@ -33,6 +33,8 @@ use crate::tables::RuleRow;
 const WORK: Duration = Duration::from_secs(10);
 /// How long an unmounted session has to end.
 const ENDING: Duration = Duration::from_secs(5);
+/// How long a mount is in use yet that the kernel's NFS server has forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(1);
 /// The pause before the first new try; doubled up to [`LONGEST`].
 const FIRST: Duration = Duration::from_millis(250);
 /// The longest pause between two tries.
@@ -373,7 +375,16 @@ impl Node {
             return Went::plain(Outcome::Already);
         };
         self.exporter.withdraw([&*self.name]);
-        let went = self.leave_now(&live, how);
+        let withdrawn = Instant::now();
+        let mut went = self.leave_now(&live, how);
+        if went.outcome == Outcome::Busy && self.exporter.forgets(withdrawn) {
+            // The kernel puts such a mount down a moment later (call_rcu).
+            let end = Instant::now() + FORGOTTEN;
+            while went.outcome == Outcome::Busy && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(10));
+                went = self.leave_now(&live, how);
+            }
+        }
         if matches!(went.outcome, Outcome::Busy | Outcome::Failed) {
             self.exporter.offer(&self.name, &live.point);
         }
