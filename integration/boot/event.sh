@@ -3,6 +3,8 @@
 set -euo pipefail
 . "$(dirname "$0")/one-node.sh"
 ended() { ! pidof statelite; }
+# replaced PID: another one serves.
+replaced() { local now; now=$(pidof statelite-work) && [ "$now" != "$1" ] && statelite status; }
 cd $roots/cn1
 case $1 in
   nothing) ;;
@@ -12,7 +14,16 @@ case $1 in
   # Right after use, and again a moment later: what the kernel's server keeps then goes with the export.
   remount) cd /; for _ in 1 2; do statelite umount cn1; statelite mount cn1; done ;;
   restart) cd /; kill "$(pidof statelite)"; patiently 60 ended; serves ;;
-  reload) echo 'ALL,/var/tmp/,persistent' >>/etc/statelite/tables/litefile.csv; statelite reload ;;
+  # A rule more, or one less: each is a change.
+  reload)
+    row='ALL,/var/tmp/,persistent' file=/etc/statelite/tables/litefile.csv
+    if grep -qxF "$row" $file; then is=tmpfs; grep -vxF "$row" $file >/run/rows; mv /run/rows $file; else is=persistent; echo "$row" >>$file; fi
+    statelite reload
+    # Which rule it goes by now, said by the mounted root.
+    statelite explain cn1 /var/tmp/x | grep -w "$is" ;;
+  # As a crash, and by the same program once more. The mounts stay.
+  replace) cd /; worker=$(pidof statelite-work); kill -9 "$worker"; patiently 60 replaced "$worker" ;;
+  upgrade) cd /; statelite upgrade ;;
   copy-up) printf 'changed\n' | dd of=var/lib/pattern conv=notrunc status=none ;;
   rename) mv var/before var/after; mv 'var/dir before' 'var/dir after' ;;
   reset) cd /; statelite reset --force cn1 ;;

@@ -1,6 +1,6 @@
 //! A node that boots gets its tmpfs upper anew, once.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use crate::cluster::{Cluster, exists, put, text};
 use crate::daemon::{Daemon, json};
@@ -75,6 +75,34 @@ fn another_daemon_knows_the_boot() {
     let d = Daemon::start(&c);
     assert!(!reset(&c, &[&c.node(1)]));
     assert_eq!(text(d.at(1, "etc/x")), "mine\n");
+}
+
+#[test]
+fn hooks_at_once_reset_once() {
+    let c = site(&[("/etc/x", "tmpfs")]);
+    let mut d = Daemon::start(&c);
+    let node = c.node(1);
+    let at_once = |token: &str| {
+        // Each command writes tables and configuration anew, so all of them come first.
+        let args = ["--json", "reset", "--on-boot", "--token", token, &node];
+        let mut hooks: Vec<_> = (0..8).map(|_| c.command(&args)).collect();
+        let start = |hook: &mut Command| hook.stdout(Stdio::piped()).spawn().unwrap();
+        let hooks: Vec<_> = hooks.iter_mut().map(start).collect();
+        let outs = hooks.into_iter().map(|hook| {
+            let out = hook.wait_with_output().unwrap();
+            assert!(out.status.success(), "{out:?}");
+            json(&out)[0]["reset"] == true
+        });
+        outs.filter(|reset| *reset).count()
+    };
+    assert_eq!(at_once("a"), 1, "the daemon was asked");
+    d.signal(rustix::process::Signal::TERM);
+    assert_eq!(d.end(), Some(0));
+    // It takes a while, in which another one comes.
+    for n in 0..20_000 {
+        put(c.tmpfs(1, &format!("etc/{n}")), "");
+    }
+    assert_eq!(at_once("b"), 1, "there was none");
 }
 
 #[test]

@@ -5,10 +5,11 @@
 //! with the server's own uptime, as the tmpfs does.
 
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -110,12 +111,28 @@ pub fn reset_on_boot(
     boot: &Boot,
     force: bool,
 ) -> Result<bool, ResetError> {
+    let _one = alone(config, node)?;
     if is_done(config, node, boot)? {
         return Ok(false);
     }
     let done = reset(config, node, force)?;
     note(config, node, boot)?;
     Ok(done)
+}
+
+/// Two hooks of one boot at once, where no daemon has them wait for one another: held until it is dropped.
+fn alone(config: &Config, node: &str) -> Result<Option<OwnedFd>, ResetError> {
+    let path = stores::tmpfs_point(config, node);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let locked = match rustix::fs::open(&path, flags, Mode::empty()) {
+        Ok(dir) => rustix::fs::flock(&dir, FlockOperation::LockExclusive).map(|()| Some(dir)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error),
+    };
+    locked.map_err(|error| ResetError::Boot {
+        path,
+        error: error.into(),
+    })
 }
 
 /// Empties a node's tmpfs upper. Returns false where it has none, so that there was nothing to do.
