@@ -12,6 +12,8 @@ mkdir -p "$s"/{etc,local,sbin,units,image/rootimg/{etc,var},store,tables} "$s"/w
 for t in sysinit basic multi-user shutdown local-fs local-fs-pre remote-fs remote-fs-pre network-online network umount final; do
   printf '[Unit]\nDescription=%s\nDefaultDependencies=no\n' "$t" >"$s/units/$t.target"
 done
+# In the place of NFS-Ganesha: it starts well if it finds a root.
+printf '%s\n' '[Service]' Type=oneshot RemainAfterExit=yes 'ExecStart=mountpoint /run/statelite/roots/cn1' >"$s/units/nfs-ganesha.service"
 # No journal here.
 mkdir "$s/units/service.d"; printf '[Service]\nStandardOutput=append:%s\nStandardError=append:%s\n' "$s/console" "$s/console" >"$s/units/service.d/log.conf"
 echo image >"$s/image/rootimg/etc/motd"
@@ -62,7 +64,11 @@ is() { [ "$(inside systemctl show -P "$2" "$1")" = "$3" ] || { inside systemctl 
 unit=statelite.service roots=/run/statelite/roots
 failing() { if "$@"; then echo "succeeded"; return 1; fi; }
 
-expect "systemctl start" inside systemctl start statelite
+modes() { [ "$(inside stat -c %a.%u /run/statelite /run/statelite/{roots,tmpfs} | tr '\n' ' ')" = "755.0 700.0 700.0 " ]; }
+expect "root alone enters where roots and tmpfs uppers are" modes
+expect "systemctl start, as at boot" inside systemctl start statelite nfs-ganesha
+expect "NFS-Ganesha, beside it, comes after the roots" is nfs-ganesha.service Result success
+expect "and goes before them" inside systemctl stop nfs-ganesha
 expect "it is active once the nodes are served" inside cat $roots/cn1/etc/motd $roots/cn2/etc/motd
 expect "its status line" is $unit StatusText "serving 2 of 2 nodes"
 expect "the roots are in the machine's own mount namespace" inside mountpoint -q $roots/cn1
