@@ -2,6 +2,10 @@
 //! it is there at all.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use rustix::process::Signal;
 
 use crate::cluster::{Cluster, eventually, put};
 use crate::daemon::{Daemon, prepare};
@@ -172,6 +176,46 @@ fn a_node_moves_with_its_handles() {
     for (path, handle, object) in &own {
         assert_eq!(Object::of(&handle.open(&here).unwrap()), *object, "{path}");
     }
+}
+
+/// A server that fails, and one that has copies of image and litetrees, by rsync or from a package: no inode is the same.
+#[test]
+fn a_copy_of_the_image_gives_the_same_handles() {
+    let c = site();
+    let other = other_of(&c);
+    assign(&c, ["sn1", "sn2", "sn1"]);
+    let mut one = Daemon::start(&c);
+    let here = one.root(1);
+    put(here.join("var/own/below"), "own");
+    put(here.join("var/image"), "copied");
+    let mut kept = Kept::of(&here, &SHARED);
+    one.signal(Signal::TERM);
+    assert_eq!(one.end(), Some(0));
+    let inodes = || {
+        let paths = [c.image("usr/image"), c.tree(1, "etc/tree")];
+        paths.map(|path| path.metadata().unwrap().ino())
+    };
+    let before = inodes();
+    for dir in ["image", "tree1", "tree2"] {
+        let (from, to) = (c.path(format!("{dir}.from")), c.path(dir));
+        std::fs::rename(&to, &from).unwrap();
+        let copied = Command::new("cp").arg("-a").args([&from, &to]).status();
+        assert!(copied.unwrap().success());
+    }
+    let after = inodes();
+    assert!(
+        before
+            .iter()
+            .zip(&after)
+            .all(|(before, after)| before != after)
+    );
+    assign(&c, ["sn2", "sn2", "sn1"]);
+    let two = Daemon::start(&other);
+    kept.check(&two.root(1), "on the other server");
+    put(two.root(1).join("var/there"), "made there");
+    kept.add(&two.root(1), "var/there");
+    drop_caches();
+    kept.check(&two.root(1), "on the other server, forgotten");
 }
 
 /// Where both servers have one store for it, a node's upper goes along.
