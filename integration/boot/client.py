@@ -333,19 +333,33 @@ def rename():
     os.close(dir)
 
 
-def reset():
-    held = Held()
-    happens("reset")
-    fails(errno.ESTALE, lambda: os.listdir(held.dirs[0]))
-    assert os.listdir(held.dirs[1]) == ["in"] and "pattern" in os.listdir(held.dir)
-    fails(errno.ESTALE, lambda: written(held.files[0]))
-    if holds:
-        held.lost(held.files[1:])
-    else:
-        assert direct(held.files[1], 4096) == PATTERN[4096:8192]
-        held.of_image()
-    assert not os.path.exists(at("var/held"))
-    held.close()
+def without_tmpfs(what):
+    """An event that leaves the image's and what is persistent, and nothing of the node's tmpfs."""
+
+    def test():
+        held = Held()
+        happens(what)
+        fails(errno.ESTALE, lambda: os.listdir(held.dirs[0]))
+        assert os.listdir(held.dirs[1]) == ["in"] and "pattern" in os.listdir(held.dir)
+        fails(errno.ESTALE, lambda: written(held.files[0]))
+        if holds:
+            held.lost(held.files[1:])
+        else:
+            assert direct(held.files[1], 4096) == PATTERN[4096:8192] and written(held.files[1]) == 4096
+            held.of_image()
+        assert not os.path.exists(at("var/held"))
+        held.close()
+
+    return test
+
+
+def way_back():
+    held = os.open(at("home/held"), os.O_RDWR | os.O_DIRECT)
+    happens("return")
+    assert direct(held, 4096) == PATTERN[4096:8192] and written(held) == 4096
+    os.close(held)
+    with open(at("var/held"), "rb") as file:
+        assert file.read() == PATTERN
 
 
 def gone():
@@ -390,7 +404,10 @@ if not holds and not stays:
 check("held across a copy-up", copy_up)
 check("held across a rename", rename)
 if not stays:
-    check("held across a reset: what is the image's or persistent", reset)
+    check("held across a reset: what is the image's or persistent", without_tmpfs("reset"))
+if not holds and not stays:
+    check("held by another server that takes over: what is the image's or persistent", without_tmpfs("takeover"))
+    check("back on the first server, whose tmpfs has what stayed behind", way_back)
 check("what was removed is stale", gone)
 print("ended", flush=True)
 sys.exit(failed != 0)

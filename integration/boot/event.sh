@@ -14,6 +14,15 @@ case $1 in
   # Right after use, and again a moment later: what the kernel's server keeps then goes with the export.
   remount) cd /; for _ in 1 2; do statelite umount cn1; statelite mount cn1; done ;;
   restart) cd /; kill "$(pidof statelite)"; patiently 60 ended; serves ;;
+  # The first server ends, and another one has its node: copies of tables and image, the same store, roots and tmpfs of its own.
+  takeover)
+    cd /; kill "$(pidof statelite)"; patiently 60 ended
+    two=/run/two; mkdir -p $two; cp -a /etc/statelite/tables $two/; cp -a /srv/image /srv/copy
+    sed -i 's,/srv/image,/srv/copy,' $two/tables/linuximage.csv
+    { cat /etc/statelite/statelite.toml; for key in tables root tmpfs_dir control; do echo "$key = \"$two/$key\""; done; } >$two/statelite.toml
+    statelite --config $two/statelite.toml serve >>/run/serve.log 2>&1 &
+    patiently 120 statelite --config $two/statelite.toml status ;;
+  return) cd /; kill "$(pidof statelite)"; patiently 60 ended; serves ;;
   # A rule more, or one less: each is a change.
   reload)
     row='ALL,/var/tmp/,persistent' file=/etc/statelite/tables/litefile.csv
