@@ -196,9 +196,9 @@ fn is_plain(path: &[u8]) -> bool {
 
 fn has_place(problem: &Problem, given: &Given) {
     let Origin { file, line, column } = &problem.at;
-    let text = file
-        .file_stem()
-        .and_then(|name| given.text(&name.to_string_lossy()));
+    // A table's name may have slashes here.
+    let file = file.to_string_lossy();
+    let text = file.strip_suffix(".csv").and_then(|name| given.text(name));
     let Some(text) = text else { return };
     let lines = text.split(|b| *b == b'\n');
     let found = lines.clone().nth(line.saturating_sub(1) as usize);

@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod nfs;
 pub mod pool;
 pub mod rules;
+mod serving;
 mod stuck;
 mod sync;
 pub mod sys;

@@ -9,9 +9,11 @@ use crate::daemon::Daemon;
 use crate::kill::site;
 use crate::load::Load;
 
-fn is_replaced(how: &str) {
+/// `busy`: while another root is in use.
+fn is_replaced(how: &str, busy: bool) {
     let c = site(10);
     let d = Daemon::start(&c);
+    let load = busy.then(|| Load::start(&d.at(2, "opt"), 10, &d.at(2, "home")));
     put(c.path("stuck"), format!("{how} f7\n"));
     let began = Instant::now();
     // It waits, and is answered by the next worker.
@@ -29,6 +31,9 @@ fn is_replaced(how: &str) {
         d.log()
     );
     assert_eq!(text(d.at(2, "opt/f7")), "file 7\n");
+    if let Some(load) = load {
+        load.end();
+    }
 }
 
 #[test]
@@ -37,7 +42,16 @@ fn is_replaced(how: &str) {
     ignore = "a release build does nothing wrong when it is asked to"
 )]
 fn a_deadlock_is_found_and_the_worker_replaced() {
-    is_replaced("deadlock");
+    is_replaced("deadlock", false);
+}
+
+#[test]
+#[cfg_attr(
+    not(debug_assertions),
+    ignore = "a release build does nothing wrong when it is asked to"
+)]
+fn a_deadlock_is_found_while_other_roots_are_busy() {
+    is_replaced("deadlock", true);
 }
 
 #[test]
@@ -46,7 +60,7 @@ fn a_deadlock_is_found_and_the_worker_replaced() {
     ignore = "a release build does nothing wrong when it is asked to"
 )]
 fn a_thread_that_spins_is_found_and_the_worker_replaced() {
-    is_replaced("spin");
+    is_replaced("spin", false);
 }
 
 #[cfg_attr(
@@ -66,6 +80,22 @@ fn a_request_that_ends_one_worker_after_the_other_is_refused_and_the_rest_goes_o
     assert_eq!(text(d.at(2, "opt/f6")), "file 6\n");
     std::fs::remove_file(c.path("stuck")).unwrap();
     assert_eq!(text(d.at(1, "opt/f7")), "file 7\n");
+}
+
+/// A process that is stopped, until this is dropped: a test that fails is not to wait for it.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(process: Pid) -> Stopped {
+        kill_process(process, Signal::STOP).unwrap();
+        Stopped(process)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        kill_process(self.0, Signal::CONT).unwrap();
+    }
 }
 
 /// The litetree of one node is on a file system of another process that stops.
@@ -107,8 +137,7 @@ fn a_store_that_hangs_is_waited_for_however_long_it_takes() {
     });
     let d = Daemon::start(&c);
     let worker = d.worker();
-    let signal = |signal| kill_process(Pid::from_child(&store), signal).unwrap();
-    signal(Signal::STOP);
+    let stopped = Stopped::new(Pid::from_child(&store));
     let path = d.at(1, "home/late");
     let stuck = std::thread::spawn(move || std::fs::read_to_string(path));
     let load = Load::of_a_reader(&d.at(2, "opt"), 10);
@@ -119,7 +148,7 @@ fn a_store_that_hangs_is_waited_for_however_long_it_takes() {
     }
     assert!(!stuck.is_finished());
     assert_eq!(d.worker(), worker);
-    signal(Signal::CONT);
+    drop(stopped);
     assert_eq!(stuck.join().unwrap().unwrap(), "tree\n");
     load.end();
     assert_eq!(d.worker(), worker);

@@ -14,6 +14,7 @@ use crate::fs::{Caller, Entry, Root, View};
 use crate::keep::request;
 use crate::metrics::{self, Begun, Node, Op};
 use crate::pool::Pool;
+use crate::serving;
 use crate::sys::{Errno, Res, creds};
 
 /// Serves one view.
@@ -214,7 +215,7 @@ pub(super) fn run_guarded(
             number,
             "a request that one worker after the other has crashed over is refused"
         );
-    } else if catch_unwind(AssertUnwindSafe(work)).is_err() {
+    } else if catch_unwind(AssertUnwindSafe(|| serving::serve(work))).is_err() {
         // The reply, dropped without an answer, has sent this.
         OUTCOME.set(libc::EIO);
         let count = node.panicked();

@@ -2,12 +2,13 @@
 //!
 //! Owns: one thread that waits for nothing but the time. May not: take a lock that work is done under.
 //!
-//! Time alone says nothing, since a store may take hours. So requests must be in flight of which
-//! none was answered for a while, and then, at several looks in a row, no thread may be doing what
-//! could ever answer one: each waits for another thread, or spins. One thread in a system call that
-//! a store can make wait, and there is hope.
+//! Time alone says nothing, since a store may take hours. So a thread must have been at one request for a while and then, at
+//! several looks in a row, no thread may be doing what could ever let it go on: all that are at one for so long wait for
+//! another thread, or spin, and nobody else is where a store makes it wait. What busy threads do that go from request to
+//! request does not count: they have nothing that others wait for so long. Requests that nobody is at, in a session that has
+//! answered none for a while, are lost as well if no thread at all does what could answer them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,12 @@ use parking_lot::Mutex;
 use crate::holder::link::Link;
 use crate::holder::wire::TELLS;
 use crate::metrics;
+use crate::serving;
 use crate::sys::threads::{self, Doing, Thread};
 
 /// How often it looks, and tells the holder that this process lives.
 const LOOK: Duration = Duration::from_secs(2);
-/// Requests that are in flight for less are no reason to look at threads.
+/// Requests that are in flight, or that a thread is at, for less are no reason to look at threads.
 const SUSPICIOUS: Duration = Duration::from_secs(10);
 /// So many looks in a row must say the same.
 const LOOKS: u32 = 3;
@@ -39,8 +41,13 @@ struct Flying {
 #[derive(Debug, Default)]
 struct Doubt {
     sessions: HashMap<usize, Flying>,
+    /// The request that each thread is at, and since when it was seen.
+    serving: HashMap<u32, (u64, Instant)>,
     threads: HashMap<u32, Thread>,
-    hopeless: u32,
+    /// So many looks in a row said: of the threads that are at a request for long, none will go on.
+    held: u32,
+    /// And so many: no thread at all does what could answer a request.
+    lost: u32,
 }
 
 impl Doubt {
@@ -66,18 +73,51 @@ impl Doubt {
         stuck
     }
 
+    /// The threads that have been at one request for long.
+    fn held_up(&mut self, now: Instant, serving: Vec<(u32, u64)>) -> HashSet<u32> {
+        let before = std::mem::take(&mut self.serving);
+        let since = |thread: &u32, request: u64| match before.get(thread) {
+            Some((same, since)) if *same == request => *since,
+            _ => now,
+        };
+        let serving = serving.into_iter();
+        let serving = serving.map(|(thread, request)| (thread, (request, since(&thread, request))));
+        self.serving = serving.collect();
+        let long =
+            |(_, since): &(u64, Instant)| now.saturating_duration_since(*since) >= SUSPICIOUS;
+        let held = self.serving.iter().filter(|(_, at)| long(at));
+        held.map(|(thread, _)| *thread).collect()
+    }
+
     /// Is this the last of the looks that say that nothing will ever come?
-    fn hopeless(&mut self, threads: HashMap<u32, Thread>) -> bool {
+    fn hopeless(
+        &mut self,
+        threads: HashMap<u32, Thread>,
+        held_up: &HashSet<u32>,
+        any_stuck: bool,
+    ) -> bool {
         let before = std::mem::replace(&mut self.threads, threads);
-        let hope = |(id, now): (&u32, &Thread)| match before.get(id) {
+        let threads = || self.threads.iter();
+        let works = |(id, now): (&u32, &Thread)| match before.get(id) {
             Some(before) => may_answer(before, now),
             None => true,
         };
-        match self.threads.iter().any(hope) {
-            true => self.hopeless = 0,
-            false => self.hopeless += 1,
-        }
-        self.hopeless >= LOOKS
+        let waits_in_a_call =
+            |(id, now): (&u32, &Thread)| now.doing == Doing::Unknown && before.get(id) == Some(now);
+        let goes_on = threads().any(|(id, now)| match held_up.contains(id) {
+            true => works((id, now)),
+            false => waits_in_a_call((id, now)),
+        });
+        let any_works = threads().any(works);
+        let again = |said: bool, looks: u32| if said { looks + 1 } else { 0 };
+        self.held = again(!held_up.is_empty() && !goes_on, self.held);
+        self.lost = again(any_stuck && !any_works, self.lost);
+        self.held.max(self.lost) >= LOOKS
+    }
+
+    fn is_none(&mut self) {
+        self.threads.clear();
+        (self.held, self.lost) = (0, 0);
     }
 }
 
@@ -137,13 +177,14 @@ fn run(pulse: &Pulse, link: &Link) {
     loop {
         link.lives();
         std::thread::sleep(LOOK);
-        let sessions = pulse.sessions();
-        if !doubt.any_stuck(Instant::now(), &sessions) {
-            doubt.hopeless = 0;
-            doubt.threads.clear();
+        let (now, sessions) = (Instant::now(), pulse.sessions());
+        let stuck = doubt.any_stuck(now, &sessions);
+        let held_up = doubt.held_up(now, serving::now());
+        if !stuck && held_up.is_empty() {
+            doubt.is_none();
             continue;
         }
-        match threads::others(TELLS).map(|threads| doubt.hopeless(threads)) {
+        match threads::others(TELLS).map(|threads| doubt.hopeless(threads, &held_up, stuck)) {
             Ok(false) => {}
             Ok(true) => {
                 tracing::error!(
@@ -189,26 +230,82 @@ mod tests {
     }
 
     #[test]
+    fn who_goes_from_request_to_request_is_not_held_up() {
+        let mut doubt = Doubt::default();
+        let start = Instant::now();
+        let mut at = |seconds, serving| {
+            let mut held: Vec<u32> = doubt
+                .held_up(start + Duration::from_secs(seconds), serving)
+                .into_iter()
+                .collect();
+            held.sort_unstable();
+            held
+        };
+        assert!(at(0, vec![(1, 3), (2, 5)]).is_empty());
+        assert!(at(9, vec![(1, 3), (2, 7), (3, 1)]).is_empty());
+        assert_eq!(at(10, vec![(1, 3), (2, 9), (3, 1)]), [1]);
+        assert_eq!(at(19, vec![(1, 3), (2, 11), (3, 1)]), [1, 3]);
+        assert!(at(20, vec![(2, 13), (3, 3)]).is_empty(), "they are done");
+    }
+
+    #[test]
     fn one_thread_that_may_wait_for_a_store_is_hope() {
         let waits = thread(Doing::Waits, 7, 7, 7);
         let hang = HashMap::from([(1, waits), (2, waits)]);
+        let none = HashSet::new();
         let mut doubt = Doubt::default();
-        assert!(!doubt.hopeless(hang.clone()), "there was no look before");
-        assert!(!doubt.hopeless(hang.clone()));
-        assert!(!doubt.hopeless(hang.clone()));
-        assert!(doubt.hopeless(hang.clone()));
-        let mut doubt = Doubt::default();
+        let mut lost =
+            |threads: &HashMap<u32, Thread>| doubt.hopeless(threads.clone(), &none, true);
+        assert!(!lost(&hang), "there was no look before");
+        assert!(!lost(&hang));
+        assert!(!lost(&hang));
+        assert!(lost(&hang));
         let store = HashMap::from([(1, waits), (2, thread(Doing::Unknown, 7, 7, 7))]);
         for _ in 0..100 {
-            assert!(!doubt.hopeless(store.clone()));
+            assert!(!lost(&store));
         }
         for _ in 0..2 {
-            assert!(!doubt.hopeless(hang.clone()));
+            assert!(!lost(&hang));
         }
         let mut new = hang.clone();
         new.insert(3, waits);
-        assert!(!doubt.hopeless(new), "a thread that was not there before");
-        assert!(!doubt.hopeless(hang), "and it begins anew");
+        assert!(!lost(&new), "a thread that was not there before");
+        assert!(!lost(&hang), "and it begins anew");
+    }
+
+    #[test]
+    fn busy_neighbours_are_no_hope_and_a_store_is() {
+        let waits = thread(Doing::Waits, 7, 7, 7);
+        let held_up = HashSet::from([1]);
+        // Thread 2 is busy with other requests, in calls that may wait for a store, and 3 is new each time.
+        let look = |n: u64| {
+            let busy = thread(Doing::Unknown, 7 + n * 20, 7 + n * 50, 7 + n);
+            HashMap::from([(1, waits), (2, busy), (3 + n as u32, waits)])
+        };
+        let mut doubt = Doubt::default();
+        for n in 0..3 {
+            assert!(!doubt.hopeless(look(n), &held_up, false));
+        }
+        assert!(doubt.hopeless(look(3), &held_up, false));
+        // One of them waits in one call for long: it may have what the first waits for.
+        let mut doubt = Doubt::default();
+        let hangs = thread(Doing::Unknown, 7, 7, 7);
+        for n in 0..100 {
+            let mut look = look(n);
+            look.insert(2, hangs);
+            assert!(!doubt.hopeless(look, &held_up, false));
+        }
+        // So may the first itself.
+        let mut doubt = Doubt::default();
+        for n in 0..100 {
+            let mut look = look(n);
+            look.insert(1, hangs);
+            assert!(!doubt.hopeless(look, &held_up, false));
+        }
+        // Nobody is held up.
+        for n in 0..100 {
+            assert!(!doubt.hopeless(look(n), &HashSet::new(), true));
+        }
     }
 
     #[test]
