@@ -93,8 +93,14 @@ first=$(id cn1)
 echo "Maintenance at noon." >>/srv/statelite/litetree/cn1/etc/motd
 # The first boot's calls of the hook are past: after boot_window a firmware's request is of another boot.
 sleep 21
+# This time the worker is killed every few seconds, and no node notices.
+dies() { while sleep 3; do kill -9 "$(pidof statelite-work)" && echo >>"$dir/deaths"; done; }
+dies & killer=$!; at_exit kill $killer
 for n in "${nodes[@]}"; do boots "$n" 2; done
 for n in "${nodes[@]}"; do ended "$n"; booted "$n" 2; done
+kill $killer; wait $killer || true
+deaths=$(wc -l <"$dir/deaths")
+expect "the worker was killed while they booted ($deaths times)" [ "$deaths" -ge 3 ]
 for n in "${nodes[@]}"; do
   expect "$n, boot 2: tmpfs is gone, persistent is there" has "$n" "tmpfs none" "persistent by $n" "persistent inside tmpfs by $n"
 done

@@ -63,6 +63,9 @@ impl Adapter {
             match config.add_capabilities(flag) {
                 Ok(()) if flag == InitFlags::FUSE_NO_OPENDIR_SUPPORT => self.no_opendir = true,
                 Ok(()) => {}
+                Err(_) if flag == InitFlags::FUSE_HAS_RESEND => tracing::warn!(
+                    "this kernel is older than 6.9: who waits for a request while this process is killed or replaced waits until the root is unmounted"
+                ),
                 Err(missing) => tracing::info!(?missing, "not offered by this kernel"),
             }
         }

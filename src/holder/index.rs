@@ -1,7 +1,8 @@
 //! Which key each descriptor has that the service manager keeps.
 //!
-//! It gives them back with their names in one environment variable, which has room for 128 KiB. So
-//! names are short, and a memory that it keeps as well says what they stand for: a line for each,
+//! It gives them back with their names in one environment variable, which has room for 128 KiB
+//! (MAX_ARG_STRLEN, execve(2)): with more, no holder could be started. So names are short, there are
+//! only so many, and a memory that it keeps as well says what they stand for: a line for each,
 //! `+NAME KEY` or `-NAME`, in the order in which that came to be.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,12 +11,17 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::MemfdFlags;
 
+use super::wire::OBJECT;
 use crate::sys::inherit;
 
 /// The first descriptor that is handed over (sd_listen_fds(3)).
 const FIRST: i32 = 3;
 /// What the memory's own name begins with, before the number of times that it was written anew.
 const OWN: &str = "index-";
+/// So long may all names be, each with what separates it from the next; the memory's is beside them.
+const ROOM: usize = 120 << 10;
+/// As long with one more object: what roots live by comes first, and programs can have any number of these.
+const ROOM_FOR_OBJECTS: usize = ROOM / 2;
 /// It is written anew when it is longer than this.
 const LONG: u64 = 4 << 20;
 
@@ -24,6 +30,8 @@ const LONG: u64 = 4 << 20;
 pub(super) struct Index {
     names: BTreeMap<String, u32>,
     free: Vec<u32>,
+    /// How long all names are.
+    taken: usize,
     memory: Option<OwnedFd>,
     length: u64,
     /// How often it was written anew.
@@ -41,6 +49,11 @@ fn name_of(mut number: u32) -> String {
             return name;
         }
     }
+}
+
+/// How much of the room it takes.
+fn size_of(number: u32) -> usize {
+    name_of(number).len() + 1
 }
 
 fn own_name(times: u64) -> String {
@@ -102,6 +115,7 @@ fn sort(handed: Vec<(String, OwnedFd)>) -> io::Result<(Vec<(String, OwnedFd)>, I
     for (name, key) in keys {
         if let (Some(descriptor), Ok(number)) = (kept.remove(name), number_of(name)) {
             index.names.insert(key.to_owned(), number);
+            index.taken += size_of(number);
             sorted.push((key.to_owned(), descriptor));
         }
     }
@@ -130,14 +144,23 @@ fn read(memory: &OwnedFd) -> io::Result<String> {
 }
 
 impl Index {
-    /// Gives a key a name.
-    pub(super) fn add(&mut self, key: &str) -> io::Result<String> {
+    /// Gives a key a name; none where there is no room for one more.
+    pub(super) fn add(&mut self, key: &str) -> io::Result<Option<String>> {
         let next = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
-        let number = self.free.pop().unwrap_or(next);
+        let number = self.free.last().copied().unwrap_or(next);
+        let room = match key.contains(OBJECT) {
+            true => ROOM_FOR_OBJECTS,
+            false => ROOM,
+        };
+        if self.taken + size_of(number) > room {
+            return Ok(None);
+        }
+        self.free.pop();
+        self.taken += size_of(number);
         let name = name_of(number);
         self.names.insert(key.into(), number);
         self.write(&format!("+{name} {key}\n"))?;
-        Ok(name)
+        Ok(Some(name))
     }
 
     /// Takes the name of a key, where it has one.
@@ -146,6 +169,7 @@ impl Index {
             return Ok(None);
         };
         self.free.push(number);
+        self.taken -= size_of(number);
         let name = name_of(number);
         self.write(&format!("-{name}\n"))?;
         Ok(Some(name))
@@ -204,7 +228,7 @@ mod tests {
         let mut index = Index::default();
         let mut store: BTreeMap<String, OwnedFd> = BTreeMap::new();
         let keep = |index: &mut Index, store: &mut BTreeMap<String, OwnedFd>, n: u64| {
-            let name = index.add(&format!("session/{n}")).unwrap();
+            let name = index.add(&format!("session/{n}")).unwrap().unwrap();
             if let Some((new, memory, old)) = index.unkept().unwrap() {
                 store.insert(new, memory);
                 store.remove(&old);
@@ -228,13 +252,42 @@ mod tests {
             assert_eq!(*key, format!("session/{}", size(descriptor)));
         }
         assert!(index.unkept().unwrap().is_none(), "it is kept already");
-        let name = index.add("one more").unwrap();
+        let name = index.add("one more").unwrap().unwrap();
         let known = kept.iter().filter_map(|(key, _)| index.names.get(key));
         assert!(
             !known
                 .map(|number| name_of(*number))
                 .any(|known| known == name)
         );
+    }
+
+    #[test]
+    fn names_have_room_in_what_a_program_is_started_with() {
+        let mut index = Index::default();
+        let mut named = |key: String| index.add(&key).unwrap();
+        let objects = (0..100_000).filter_map(|n| named(format!("session/cn1/1@2/object/{n}")));
+        let objects: Vec<String> = objects.collect();
+        assert!(objects.len() > 10_000, "{}", objects.len());
+        // However many they are, there is room for what roots live by.
+        let others = (0..100_000).map_while(|n| named(format!("session/cn{n}/1@2/device")));
+        let others: Vec<String> = others.collect();
+        assert!(others.len() > 10_000, "{}", others.len());
+        let names = [
+            objects.as_slice(),
+            &others,
+            &[own_name(u64::MAX), own_name(0)],
+        ]
+        .concat();
+        let variable = format!("LISTEN_FDNAMES={}", names.join(":"));
+        // execve(2): MAX_ARG_STRLEN.
+        let ran = std::process::Command::new("true")
+            .env("LISTEN_FDNAMES", names.join(":"))
+            .status();
+        assert!(ran.unwrap().success(), "{} bytes", variable.len());
+        // Room that is given back is there again.
+        assert_eq!(named("session/more".into()), None);
+        index.remove("session/cn7/1@2/device").unwrap().unwrap();
+        assert!(index.add("session/more").unwrap().is_some());
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) struct Manager {
     socket: Option<OwnedFd>,
     queue: VecDeque<(String, Option<OwnedFd>)>,
     index: Index,
+    /// There was no room for something: said once.
+    is_full: bool,
     /// It keeps descriptors over a restart.
     pub(super) keeps: bool,
     /// How often it wants to hear that this process lives.
@@ -47,6 +49,7 @@ impl Manager {
             socket,
             queue: VecDeque::new(),
             index: Index::default(),
+            is_full: false,
             keeps,
             watchdog: watchdog.map(|every| Duration::from_micros(every) / 2),
         }
@@ -76,7 +79,14 @@ impl Manager {
             Ok((name, copy, index))
         });
         match kept {
-            Ok((name, copy, index)) => {
+            Ok((None, ..)) if self.is_full => {}
+            Ok((None, ..)) => {
+                self.is_full = true;
+                eprintln!(
+                    "statelite: holder: the service manager has no room for {key} and what comes after it: none of that outlives this process"
+                );
+            }
+            Ok((Some(name), copy, index)) => {
                 if let Some((new, descriptor, old)) = index {
                     self.store(&new, descriptor);
                     self.tell(format!("FDSTOREREMOVE=1\nFDNAME={old}"));

@@ -24,6 +24,9 @@ pub const PRECIOUS: &str = "session/";
 /// What keys begin with that no service manager need keep, or have in them after a `/`.
 pub const PASSING: &str = "passing/";
 
+/// What stands in keys of objects that have no name any more, and that a root's programs have open: as many as they like.
+pub const OBJECT: &str = "object/";
+
 /// Need no service manager keep what is held under this key?
 pub fn is_passing(key: &str) -> bool {
     key.split_inclusive('/').any(|part| part == PASSING)

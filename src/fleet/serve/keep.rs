@@ -20,7 +20,7 @@ use super::ServeError;
 use super::loaded::ServeOptions;
 use super::snapshot::{Snapshot, in_memory, of_memory};
 use crate::holder::link::{Given, Link};
-use crate::holder::wire::{PASSING, PRECIOUS, Told};
+use crate::holder::wire::{OBJECT, PASSING, PRECIOUS, Told};
 use crate::layer::{LockKeeper, keep_locks};
 use crate::sys::mountinfo::{self, Mount};
 
@@ -73,7 +73,7 @@ pub(super) struct SessionKeys {
 impl crate::fs::Keeper for SessionKeys {
     fn keep_object(&self, number: u64, object: BorrowedFd<'_>, lasts: bool) {
         let passing = if lasts { "" } else { PASSING };
-        let key = format!("{}{passing}object/{number}", self.key);
+        let key = format!("{}{passing}{OBJECT}{number}", self.key);
         if let Err(error) = self.link.hold(&[(&key, object)]) {
             tracing::error!(key, %error, "an object without a name is not held");
         }
@@ -81,7 +81,7 @@ impl crate::fs::Keeper for SessionKeys {
 
     fn drop_object(&self, number: u64) {
         let key = &self.key;
-        let both = format!("{key}object/{number}\n{key}{PASSING}object/{number}");
+        let both = format!("{key}{OBJECT}{number}\n{key}{PASSING}{OBJECT}{number}");
         self.link.let_go(&both);
     }
 }
@@ -397,7 +397,7 @@ fn sessions(link: &Link, given: Given, crashed: bool) -> (BTreeMap<String, Vec<L
         let session = found.entry((node.into(), n)).or_default();
         session.mount_id = mount_id;
         let object = what.strip_prefix(PASSING).unwrap_or(what);
-        match object.strip_prefix("object/").map(str::parse) {
+        match object.strip_prefix(OBJECT).map(str::parse) {
             Some(Ok(number)) => drop(session.objects.insert(number, descriptor)),
             None if what == "device" => session.device = Some(descriptor),
             None if what == "state" => session.state = Some(descriptor),
