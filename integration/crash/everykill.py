@@ -118,6 +118,7 @@ class KillCase(Case):
         status = attempt(lab, self.operation)
         must(status == 0, f"undisturbed it fails: {status}")
         steps = lab.stop_strace()
+        must(len(steps) >= 3, f"a request is read, done and answered, and {len(steps)} steps were seen")
         snapshot(lab.view, self.numbers_after)
         lab.umount()
         self.settle("after")
@@ -138,6 +139,7 @@ class KillCase(Case):
             lab.off()
         else:
             # What one worker does of its own accord another may not.
+            lab.unseen += 1
             return
         must(status == 0, f"it fails: {os.strerror(status)}")
         must(lab.daemon.poll() is None, "the holder has died")
@@ -215,6 +217,10 @@ def killed_while_it_tells(lab, by):
     lab.umount()
 
 
+def few(unseen, steps):
+    must(unseen * 20 <= steps, f"{unseen} of {steps}")
+
+
 def has_ended(pid):
     """It may not have been waited for: no thread of it is left but a dead one."""
     try:
@@ -236,7 +242,7 @@ def main():
     fs, top, image, *pattern = sys.argv[1:]
     os.umask(0o022)
     lab = ServeLab(top, image)
-    checks, all_steps = Checks(lab), 0
+    checks, all_steps, lab.unseen = Checks(lab), 0, 0
     # A crash's dump waits for every thread.
     for by in (signal.SIGKILL, signal.SIGABRT):
         checks.check(f"{fs}, {by.name} while the kernel is told of a change", killed_while_it_tells, lab, by)
@@ -251,6 +257,7 @@ def main():
         all_steps += len(steps)
         if checks.failed == was:
             print(f"ok    {fs}, {name}: {len(steps)} steps, {time.time() - begun:.1f} s", flush=True)
+    checks.check(f"{fs}, steps that were not seen again", few, lab.unseen, all_steps)
     checks.end(f"every kill, {fs}, {all_steps} of them")
 
 

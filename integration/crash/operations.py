@@ -12,9 +12,13 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 layers = {}
 
 
-def exchange(a, b):
-    if LIBC.renameat2(-100, os.fsencode(a), -100, os.fsencode(b), 2) != 0:
+def rename2(a, b, flags):
+    if LIBC.renameat2(-100, os.fsencode(a), -100, os.fsencode(b), flags) != 0:
         raise OSError(ctypes.get_errno(), "renameat2")
+
+
+def exchange(a, b):
+    rename2(a, b, 2)
 
 
 def acl(*entries):
@@ -118,6 +122,26 @@ def opened(name, flags):
     return lambda v: os.close(os.open(v + name, flags, 0o666))
 
 
+def with_attribute(upper):
+    file(upper + "/file", b"changed", trusted_k=b"before")
+
+
+def written(path, text, flags):
+    fd = os.open(path, os.O_WRONLY | flags)
+    try:
+        os.write(fd, text)
+    finally:
+        os.close(fd)
+
+
+def lengthened(path, size):
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.posix_fallocate(fd, 0, size)
+    finally:
+        os.close(fd)
+
+
 def nothing(_upper):
     pass
 
@@ -197,4 +221,20 @@ OPERATIONS = [
     ("mkfifo over a whiteout", inheriting, lambda v: os.mkfifo(v + "/inherit/gonedir", 0o777)),
     ("symlink over a whiteout", inheriting, lambda v: os.symlink("to", v + "/inherit/gone")),
     ("link over a whiteout", inheriting, lambda v: os.link(v + "/rich", v + "/inherit/gone")),
+    # What the upper has alone.
+    ("create in an upper directory", lambda u: upper_dir(u + "/made"), opened("/made/new", os.O_WRONLY | os.O_CREAT | os.O_EXCL)),
+    ("mkdir in an upper directory", lambda u: upper_dir(u + "/made"), lambda v: os.mkdir(v + "/made/new")),
+    ("symlink in an upper directory", lambda u: upper_dir(u + "/made"), lambda v: os.symlink("to", v + "/made/new")),
+    ("link in an upper directory", lambda u: upper_dir(u + "/made", "n"), lambda v: os.link(v + "/made/n", v + "/made/new")),
+    ("rename in an upper directory", lambda u: upper_dir(u + "/made", "n"), lambda v: os.rename(v + "/made/n", v + "/made/new")),
+    ("rename in an upper directory to what must not be there", lambda u: upper_dir(u + "/made", "n"),
+     lambda v: rename2(v + "/made/n", v + "/made/new", 1)),
+    ("unlink in an upper directory", lambda u: upper_dir(u + "/made", "n"), lambda v: os.unlink(v + "/made/n")),
+    ("rmdir of an upper directory", lambda u: upper_dir(u + "/made"), lambda v: os.rmdir(v + "/made")),
+    ("emptying of an upper file", copied, opened("/file", os.O_WRONLY | os.O_TRUNC)),
+    ("append to an upper file", copied, lambda v: written(v + "/file", b"x", os.O_APPEND)),
+    ("fallocate of an upper file", copied, lambda v: lengthened(v + "/file", 90)),
+    ("an attribute of an upper file that must be new", copied, lambda v: os.setxattr(v + "/file", "trusted.k", b"now", os.XATTR_CREATE)),
+    ("an attribute of an upper file that must be there", with_attribute, lambda v: os.setxattr(v + "/file", "trusted.k", b"now", os.XATTR_REPLACE)),
+    ("removal of an attribute of an upper file", with_attribute, lambda v: os.removexattr(v + "/file", "trusted.k")),
 ]
