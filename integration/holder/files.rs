@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
+use rustix::process::{Resource, Rlimit};
 
 use super::kill::{kill, site};
 use crate::cluster::{Cluster, Detached, dir, eventually, put, text};
@@ -344,4 +345,29 @@ fn the_state_of_a_root_does_not_grow_with_what_was_in_it() {
         std::fs::remove_file(d.at(1, "home/last")).unwrap();
         size() < 256 << 10
     });
+}
+
+/// Of how many files that the kernel has a root's next worker is told is limited; the rest are read through the daemon. A file that the
+/// kernel had from a worker before, without the next one's knowing, could not be opened a second time (EIO).
+#[test]
+fn more_files_are_open_than_are_noted_with_the_kernel() {
+    const FILES: usize = (1 << 14) + 200;
+    let limits = rustix::process::getrlimit(Resource::Nofile);
+    let enough = Rlimit {
+        current: limits.maximum,
+        ..limits
+    };
+    rustix::process::setrlimit(Resource::Nofile, enough).unwrap();
+    let c = site(FILES);
+    let d = Daemon::start(&c);
+    let path = |n: usize| d.at(1, &format!("opt/f{n}"));
+    let open: Vec<File> = (0..FILES).map(|n| File::open(path(n)).unwrap()).collect();
+    kill(&d);
+    for n in (0..FILES).step_by(100).chain(FILES - 300..FILES) {
+        assert_eq!(text(path(n)), format!("file {n}\n"), "opened again");
+        let mut again = vec![0; 20];
+        let length = open[n].read_at(&mut again, 0).unwrap();
+        again.truncate(length);
+        assert_eq!(again, format!("file {n}\n").as_bytes(), "open from before");
+    }
 }

@@ -13,26 +13,26 @@ use crate::sys::{Errno, fusemount};
 pub(super) struct Passed {
     device: Arc<OwnedFd>,
     id: u32,
-    /// Noted for the next worker.
-    _noted: Option<Registered>,
+    /// Noted for the next worker: a second backing for a file that is open by the first is EIO for whoever opens it.
+    _noted: Registered,
 }
 
 impl Passed {
     /// Hands it over.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's; EMFILE where the next worker could not be told.
     pub(super) fn hand(
         device: &Arc<OwnedFd>,
         state: &Arc<State>,
         file: BorrowedFd<'_>,
     ) -> std::io::Result<Passed> {
         let id = fuser::BackingId::create_raw(device, file)?;
-        Ok(Passed {
-            device: device.clone(),
-            _noted: state.registered(id),
-            id,
-        })
+        let Some(noted) = state.registered(id) else {
+            close(device, id);
+            return Err(Errno::MFILE.into());
+        };
+        Ok(Passed::taken_over(device, id, noted))
     }
 
     /// One that a worker before this one has handed over.
@@ -40,7 +40,7 @@ impl Passed {
         Passed {
             device: device.clone(),
             id,
-            _noted: Some(noted),
+            _noted: noted,
         }
     }
 }
@@ -53,11 +53,15 @@ impl Handle for Passed {
 
 impl Drop for Passed {
     fn drop(&mut self) {
-        match fusemount::close_backing(self.device.as_fd(), self.id) {
-            // The mount is gone, and with it all that it had; or the worker before this one was killed
-            // when it had just done this.
-            Ok(()) | Err(Errno::PERM | Errno::NODEV | Errno::NOTCONN | Errno::NOENT) => {}
-            Err(error) => tracing::warn!(id = self.id, %error, "a file stays with the kernel"),
-        }
+        close(&self.device, self.id);
+    }
+}
+
+fn close(device: &OwnedFd, id: u32) {
+    match fusemount::close_backing(device.as_fd(), id) {
+        // The mount is gone, and with it all that it had; or the worker before this one was killed
+        // when it had just done this.
+        Ok(()) | Err(Errno::PERM | Errno::NODEV | Errno::NOTCONN | Errno::NOENT) => {}
+        Err(error) => tracing::warn!(id, %error, "a file stays with the kernel"),
     }
 }
