@@ -75,6 +75,30 @@ fn only_root_writes_what_the_daemon_makes() {
     assert_eq!(crate::cluster::mode(point) & 0o777, 0o755);
 }
 
+/// Files without contents take no room of a tmpfs' size, but of the server's memory.
+#[test]
+fn empty_files_are_bounded_by_the_size_of_the_tmpfs() {
+    let c = Cluster::new(&[("/var/", "tmpfs")]);
+    crate::cluster::dir(c.image("var"));
+    c.set("tmpfs_size", "\"16M\"");
+    let d = Daemon::start(&c);
+    let made = |n: usize| std::fs::File::create_new(d.at(1, &format!("var/{n}")));
+    let end = (0..40_000).find_map(|n| Some((n, made(n).err()?)));
+    let (count, error) = end.expect("there is an end");
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+    assert!((16_000..=16 << 10).contains(&count), "{count}");
+    std::fs::remove_file(d.at(1, "var/0")).unwrap();
+    made(0).unwrap();
+    // With another size there are more, or as many as are used.
+    c.set("tmpfs_size", "\"32M\"");
+    d.reload();
+    made(count).unwrap();
+    c.set("tmpfs_size", "\"4M\"");
+    d.reload();
+    assert!(c.run(&["status"]).status.success());
+    assert_eq!(std::fs::read(d.at(1, "var/7")).unwrap(), b"");
+}
+
 #[test]
 fn a_noderange_chooses_nodes() {
     let c = Cluster::new(&[]);

@@ -7,8 +7,11 @@ use std::process::{Command, Stdio};
 use rustix::mount::MountFlags;
 
 use crate::config::Config;
-use crate::sys::{dir, obj};
+use crate::sys::{Errno, dir, obj};
 use crate::tables::{Location, NodeSpec};
+
+/// A small tmpfs has so many inodes all the same.
+const FEW_INODES: u64 = 16 << 10;
 
 /// Why something is not mounted.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +78,22 @@ pub fn ensure_tmpfs(config: &Config, spec: &NodeSpec) -> Result<PathBuf, StoreEr
         )
     };
     mounted.map_err(|e| failed(e.into()))?;
+    bound_inodes(&path, flags).map_err(|e| failed(e.into()))?;
     let upper = path.join("upper");
     dir::make_all(&upper).map_err(failed)?;
     Ok(path)
+}
+
+/// An empty file takes none of a tmpfs' size, and about a KiB of the server's memory all the same; the kernel would have as many
+/// as half of the server's pages (tmpfs(5), nr_inodes). So there are as many as the size has KiB.
+fn bound_inodes(tmpfs: &Path, flags: MountFlags) -> Result<(), Errno> {
+    let stat = rustix::fs::statvfs(tmpfs)?;
+    let used = stat.f_files.saturating_sub(stat.f_ffree);
+    let inodes = (stat.f_blocks * stat.f_frsize / 1024)
+        .max(FEW_INODES)
+        .max(used);
+    let options = format!("nr_inodes={inodes}");
+    rustix::mount::mount_remount(tmpfs, flags, options)
 }
 
 /// Mounts a remote location with its row's options, hard unless they say otherwise.
