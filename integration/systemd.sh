@@ -80,6 +80,16 @@ expect "a node makes what only root can make" inside sh -ec "
   [ \$(stat -c %a.%u.%g.%Y.%h d/z) = 6755.12.34.1.2 ]
   setpriv --reuid 12 --regid 34 --clear-groups sh -ec 'echo user >>d/u; [ \$(stat -c %u d/u) = 12 ]'"
 main() { inside systemctl show -P MainPID $unit; }
+worker() { inside statelite --json status | sed -n '/"worker"/,/}/s/.*"pid": \([0-9]*\).*/\1/p'; }
+# What the unit says holds for both processes: a filter of system calls, no new privileges, and none that the unit does not leave.
+fenced() {
+  local pid bounds; bounds=$(inside systemctl show -P CapabilityBoundingSet $unit | tr ' ' '\n' | sort)
+  for pid in "$(main)" "$(worker)"; do
+    inside grep -qx 'Seccomp:.2' "/proc/$pid/status" && inside grep -qx 'NoNewPrivs:.1' "/proc/$pid/status" || { inside cat "/proc/$pid/status"; return 1; }
+    [ "$(capsh --decode="$(inside sed -n 's/^CapBnd:.//p' "/proc/$pid/status")" | sed 's/.*=//' | tr ',' '\n' | sort)" = "$bounds" ] || { inside grep Cap "/proc/$pid/status"; echo "$bounds"; return 1; }
+  done
+}
+expect "both processes are fenced in" fenced
 before=$(main)
 printf '%s\n' cn3,compute >>"$s/tables/nodelist.csv"
 expect "systemctl reload" inside systemctl reload statelite
@@ -110,7 +120,6 @@ goes_on() { local at; at=$(cat "$s/count"); more() { [ "$(cat "$s/count")" -gt "
 expect "programs use the roots" within 60 test -s "$s/count"
 mounted=$(mounts)
 before=$(main)
-worker() { inside statelite --json status | sed -n '/"worker"/,/}/s/.*"pid": \([0-9]*\).*/\1/p'; }
 old=$(worker); inside kill -9 "$old"
 other_worker() { local now; now=$(worker); [ -n "$now" ] && [ "$now" != "$old" ]; }
 expect "a worker that is killed is replaced" within 60 other_worker
