@@ -200,11 +200,36 @@ fn what_is_renamed_between_two_workers_is_found() {
 
 #[test]
 fn locks_listings_maps_and_watches_go_on() {
+    for io in ["passthrough", "cached", "daemon"] {
+        locks_listings_maps_and_watches(io);
+    }
+}
+
+/// Does another process get the lock of fcntl(2)?
+fn is_lockable(path: &Path) -> bool {
+    let takes =
+        "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)";
+    let mut python = std::process::Command::new("python3");
+    let out = python.args(["-c", takes]).arg(path).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(
+        out.status.success() || said.contains("BlockingIOError"),
+        "{said}"
+    );
+    out.status.success()
+}
+
+fn locks_listings_maps_and_watches(io: &str) {
+    const PAGE: usize = 4096;
     let c = image();
+    c.set("io", &format!("\"{io}\""));
     let d = Daemon::start(&c);
     let at = |name: &str| d.at(1, name);
     let (locked, other) = (open(at("home/locked")), open(at("home/locked")));
     rustix::fs::flock(&locked, FlockOperation::LockExclusive).unwrap();
+    let (ours, path) = (open(at("home/ours")), at("home/ours"));
+    rustix::fs::fcntl_lock(&ours, FlockOperation::LockExclusive).unwrap();
+    assert!(!is_lockable(&path));
     let names: Vec<String> = (0..1000).map(|n| format!("name{n:04}")).collect();
     std::fs::create_dir(at("home/many")).unwrap();
     for name in &names {
@@ -216,13 +241,15 @@ fn locks_listings_maps_and_watches_go_on() {
     };
     let mut listed: Vec<String> = listing.by_ref().take(10).map(name).collect();
     let mapped = open(at("home/mapped"));
-    mapped.set_len(4096).unwrap();
+    let pages = [b'0', b'1', b'2'].map(|page| [page; PAGE]).concat();
+    mapped.write_all_at(&pages, 0).unwrap();
     let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
     #[allow(unsafe_code, reason = "a mapping is what is tested")]
     // SAFETY: a mapping of this test's own file, of its length, unmapped by nobody.
     let map = unsafe {
-        let at = rustix::mm::mmap(std::ptr::null_mut(), 4096, prot, flags, &mapped, 0).unwrap();
-        std::slice::from_raw_parts_mut(at.cast::<u8>(), 4096)
+        let length = pages.len();
+        let at = rustix::mm::mmap(std::ptr::null_mut(), length, prot, flags, &mapped, 0).unwrap();
+        std::slice::from_raw_parts_mut(at.cast::<u8>(), length)
     };
     map[0] = b'a';
     let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
@@ -235,11 +262,27 @@ fn locks_listings_maps_and_watches_go_on() {
     assert_eq!(refused, Err(rustix::io::Errno::WOULDBLOCK));
     drop(locked);
     rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
+    assert!(!is_lockable(&path), "{io}: another process has our lock");
+    drop(ours);
+    assert!(is_lockable(&path));
+    // A page that was touched before, and two that were not: nothing of them is in memory now.
+    rustix::fs::fadvise(&mapped, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     map[1] = b'b';
+    assert_eq!(&map[PAGE..PAGE + 2], b"11");
+    map[2 * PAGE] = b'c';
     #[allow(unsafe_code, reason = "a mapping is what is tested")]
     // SAFETY: the mapping from above.
-    unsafe { rustix::mm::msync(map.as_mut_ptr().cast(), 4096, MsyncFlags::SYNC) }.unwrap();
-    assert_eq!(&std::fs::read(at("home/mapped")).unwrap()[..3], b"ab\0");
+    unsafe { rustix::mm::msync(map.as_mut_ptr().cast(), pages.len(), MsyncFlags::SYNC) }.unwrap();
+    let mut expected = pages;
+    (expected[0], expected[1], expected[2 * PAGE]) = (b'a', b'b', b'c');
+    assert!(
+        std::fs::read(at("home/mapped")).unwrap() == expected,
+        "{io}"
+    );
+    assert!(
+        std::fs::read(d.store(1, "home/mapped")).unwrap() == expected,
+        "{io}: in the store"
+    );
     std::fs::write(at("home/created"), "").unwrap();
     let mut events = [std::mem::MaybeUninit::uninit(); 4096];
     let mut reader = inotify::Reader::new(&watch, &mut events);
