@@ -403,3 +403,34 @@ fn each_process_keeps_no_more_privileges_than_it_uses() {
     assert_eq!(field(d.pid(), "CapEff:"), 0, "the holder uses none");
     assert_ne!(field(d.worker(), "CapEff:"), 0);
 }
+
+/// The service manager's watchdog is the first process' affair: it tells that it lives while a worker is killed, or stuck.
+#[test]
+fn the_service_manager_hears_that_the_first_process_lives() {
+    let c = site(1);
+    let script = format!(
+        "#!/bin/sh\nWATCHDOG_USEC=200000 exec {} \"$@\"\n",
+        env!("CARGO_BIN_EXE_statelite")
+    );
+    put(c.path("watched"), script);
+    crate::cluster::chmod(c.path("watched"), 0o755).unwrap();
+    let d = Daemon::of(&c, &c.path("watched"), &[]);
+    d.told("READY=1");
+    let lives = || (0..3).for_each(|_| drop(d.told("WATCHDOG=1")));
+    lives();
+    kill(&d);
+    lives();
+    let worker = d.worker();
+    kill_process(worker, Signal::STOP).unwrap();
+    d.forget_told();
+    lives();
+    kill_process(worker, Signal::CONT).unwrap();
+    // It itself stands still: nothing is told, which is what the service manager waits for.
+    kill_process(d.pid(), Signal::STOP).unwrap();
+    let status = format!("/proc/{}/status", d.pid().as_raw_nonzero());
+    eventually("it stands still", || text(&status).contains("T (stopped)"));
+    d.forget_told();
+    assert!(!d.tells());
+    kill_process(d.pid(), Signal::CONT).unwrap();
+    lives();
+}

@@ -109,6 +109,15 @@ impl<'a> Daemon<'a> {
         }
     }
 
+    /// Is the service manager told anything, within half a second?
+    pub fn tells(&self) -> bool {
+        let soon = std::time::Duration::from_millis(500);
+        self.manager.set_read_timeout(Some(soon)).unwrap();
+        let told = self.manager.recv(&mut [0; 4096]).is_ok();
+        self.manager.set_read_timeout(Some(LONG)).unwrap();
+        told
+    }
+
     /// Passes over what the service manager was told up to now.
     pub fn forget_told(&self) {
         self.manager.set_nonblocking(true).unwrap();
