@@ -178,6 +178,49 @@ fn a_node_moves_with_its_handles() {
     }
 }
 
+/// Numbers of what the image has are the same in every root, and each root opens its own by them.
+#[test]
+fn a_handle_of_another_nodes_root_leads_to_nothing_of_it() {
+    let c = site();
+    assign(&c, ["sn1", "sn1", "sn1"]);
+    let d = Daemon::start(&c);
+    let (theirs, own) = (d.root(1), d.root(2));
+    for path in ["var/secret/below", "etc/secret", "var/cache/secret"] {
+        put(theirs.join(path), "secret");
+    }
+    for path in ["var/image", "etc/image"] {
+        put(theirs.join(path), "theirs");
+    }
+    let handles = [
+        "var/secret",
+        "var/secret/below",
+        "etc/secret",
+        "var/cache/secret",
+    ];
+    let handles = handles.map(|path| (path, Handle::of(theirs.join(path))));
+    let shared = ["usr/image", "var/image", "etc/image"];
+    let shared = shared.map(|path| (path, Handle::of(theirs.join(path))));
+    let look = |when: &str| {
+        drop_caches();
+        for (path, handle) in &handles {
+            assert_stale(handle, &own, &format!("{path}, {when}"));
+        }
+        for (path, handle) in &shared {
+            let found = Object::of(&handle.open(&own).unwrap());
+            assert_eq!(found, Object::at(own.join(path)), "{path}, {when}");
+            if *path != "usr/image" {
+                assert_ne!(found, Object::at(theirs.join(path)), "{path}, {when}");
+            }
+        }
+    };
+    look("nothing in its place");
+    for path in ["var/secret/below", "etc/secret", "var/cache/secret"] {
+        put(own.join(path), "own");
+    }
+    put(own.join("var/image"), "own");
+    look("another of the same name");
+}
+
 /// A server that fails, and one that has copies of image and litetrees, by rsync or from a package: no inode is the same.
 #[test]
 fn a_copy_of_the_image_gives_the_same_handles() {
