@@ -48,11 +48,13 @@ copying() {
   figure copy-up "of the time" % "$(awk -v b="$began" -v e="$ended" '{ f = $1 > b ? $1 : b; t = $2 < e ? $2 : e; if (t > f) s += t - f } END { print 100 * s / (e - b) }' "$scratch/copies")"
 }
 waits() { grep -qE 'fuse|request_wait' "/proc/$1/wchan"; }
+# One thread takes the signal, and the others go on until that one has run.
+stopped() { ! grep -qvE '^State:.T' <(grep -h '^State:' /proc/"$1"/task/*/status); }
 hanging() {
   local child
-  kill -STOP "$store"
+  kill -STOP "$store"; within 60 stopped "$store"
   cat "$roots/cn3/home/late$round" >"$scratch/late" 2>&1 & child=$!
-  within 60 waits "$child" || die "nobody waits for the store that is stopped"
+  within 60 waits "$child" || die "nobody waits for the store that is stopped: $(grep -h . "/proc/$child"/{wchan,status} 2>&1 | head -4 | tr '\n' ' ') $(<"$scratch/late")"
   lookups hanging
   waits "$child" || die "the store did not hang as long as lookups were measured"
   kill -CONT "$store"; wait "$child" || die "what hung was not read afterwards: $(<"$scratch/late")"

@@ -88,7 +88,14 @@ struct Stopped(Pid);
 impl Stopped {
     fn new(process: Pid) -> Stopped {
         kill_process(process, Signal::STOP).unwrap();
-        Stopped(process)
+        let stopped = Stopped(process);
+        // One thread takes the signal, and the others go on until that one has run.
+        let tasks = format!("/proc/{}/task", process.as_raw_nonzero());
+        eventually("all its threads stand still", || {
+            let mut tasks = std::fs::read_dir(&tasks).unwrap();
+            tasks.all(|task| text(task.unwrap().path().join("status")).contains("T (stopped)"))
+        });
+        stopped
     }
 }
 
