@@ -99,7 +99,7 @@ fn hooks_at_once_reset_once() {
     d.signal(rustix::process::Signal::TERM);
     assert_eq!(d.end(), Some(0));
     // It takes a while, in which another one comes.
-    for n in 0..20_000 {
+    for n in 0..10_000 {
         put(c.tmpfs(1, format!("etc/{n}")), "");
     }
     assert_eq!(at_once("b"), 1, "there was none");
