@@ -9,6 +9,8 @@ mod daemon;
 
 #[path = "holder/files.rs"]
 mod files;
+#[path = "serve/hanging.rs"]
+mod hanging;
 #[path = "holder/kill.rs"]
 mod kill;
 #[path = "holder/load.rs"]

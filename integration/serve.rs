@@ -8,6 +8,8 @@ mod daemon;
 
 #[path = "serve/control.rs"]
 mod control;
+#[path = "serve/hanging.rs"]
+mod hanging;
 #[path = "serve/life.rs"]
 mod life;
 #[path = "serve/live.rs"]

@@ -7,6 +7,7 @@ use rustix::process::{Signal, kill_process};
 
 use crate::cluster::{Cluster, eventually, exists, put, text};
 use crate::daemon::{Daemon, json, prepare};
+use crate::hanging::Stopped;
 use crate::load::Load;
 
 /// A site with something to read and to write.
@@ -421,16 +422,14 @@ fn the_service_manager_hears_that_the_first_process_lives() {
     kill(&d);
     lives();
     let worker = d.worker();
-    kill_process(worker, Signal::STOP).unwrap();
+    let stopped = Stopped::new(worker);
     d.forget_told();
     lives();
-    kill_process(worker, Signal::CONT).unwrap();
+    drop(stopped);
     // It itself stands still: nothing is told, which is what the service manager waits for.
-    kill_process(d.pid(), Signal::STOP).unwrap();
-    let status = format!("/proc/{}/status", d.pid().as_raw_nonzero());
-    eventually("it stands still", || text(&status).contains("T (stopped)"));
+    let stopped = Stopped::new(d.pid());
     d.forget_told();
     assert!(!d.tells());
-    kill_process(d.pid(), Signal::CONT).unwrap();
+    drop(stopped);
     lives();
 }

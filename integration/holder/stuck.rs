@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::cluster::{Cluster, dir, eventually, put, text};
+use crate::cluster::{Cluster, put, text};
 use crate::daemon::Daemon;
+use crate::hanging::Hanging;
 use crate::kill::site;
 use crate::load::Load;
 
@@ -82,69 +81,17 @@ fn a_request_that_ends_one_worker_after_the_other_is_refused_and_the_rest_goes_o
     assert_eq!(text(d.at(1, "opt/f7")), "file 7\n");
 }
 
-/// A process that is stopped, until this is dropped: a test that fails is not to wait for it.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn new(process: Pid) -> Stopped {
-        kill_process(process, Signal::STOP).unwrap();
-        let stopped = Stopped(process);
-        // One thread takes the signal, and the others go on until that one has run.
-        let tasks = format!("/proc/{}/task", process.as_raw_nonzero());
-        eventually("all its threads stand still", || {
-            let mut tasks = std::fs::read_dir(&tasks).unwrap();
-            tasks.all(|task| text(task.unwrap().path().join("status")).contains("T (stopped)"))
-        });
-        stopped
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        kill_process(self.0, Signal::CONT).unwrap();
-    }
-}
-
 /// The litetree of one node is on a file system of another process that stops.
 #[test]
 fn a_store_that_hangs_is_waited_for_however_long_it_takes() {
     let c = Cluster::new(&[("/home/", "tmpfs")]);
-    c.table(
-        "litetree",
-        "#priority,image,directory,mntopts\n\"1\",\"ALL\",\"@/trees/$node\",\n",
-    );
-    let (lower, upper, work) = (c.path("sl"), c.path("su"), c.path("sw"));
-    let tree = c.path("trees").join(c.node(1));
-    for made in [
-        &lower,
-        &upper,
-        &work,
-        &tree,
-        &c.path("trees").join(c.node(2)),
-    ] {
-        dir(made);
-    }
-    put(lower.join("home/late"), "tree\n");
+    let hanging = Hanging::below(&c);
     for n in 0..10 {
         put(c.image(format!("opt/f{n}")), format!("file {n}\n"));
     }
-    let store = c
-        .command(&["mount", "--foreground", "--lower"])
-        .args([&lower])
-        .arg("--upper")
-        .arg(&upper)
-        .arg("--work")
-        .arg(&work)
-        .arg(&tree)
-        .spawn();
-    let mut store = store.unwrap();
-    let outside = crate::cluster::stat(c.path(".")).dev();
-    eventually("the store is mounted", || {
-        crate::cluster::stat(&tree).dev() != outside
-    });
     let d = Daemon::start(&c);
     let worker = d.worker();
-    let stopped = Stopped::new(Pid::from_child(&store));
+    let stopped = hanging.stop();
     let path = d.at(1, "home/late");
     let stuck = std::thread::spawn(move || std::fs::read_to_string(path));
     let load = Load::of_a_reader(&d.at(2, "opt"), 10);
@@ -160,10 +107,5 @@ fn a_store_that_hangs_is_waited_for_however_long_it_takes() {
     load.end();
     assert_eq!(d.worker(), worker);
     drop(d);
-    eventually("the store is unmounted", || {
-        rustix::mount::unmount(&tree, rustix::mount::UnmountFlags::empty()).is_ok()
-    });
-    assert!(store.wait().unwrap().success());
+    hanging.end();
 }
-
-use std::os::unix::fs::MetadataExt;

@@ -1,14 +1,13 @@
 //! What the views of one daemon share, and what one of them cannot do to the others.
 
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::{Cluster, dir, eventually, put, text};
 use crate::daemon::Daemon;
+use crate::hanging::Hanging;
 
 /// A metric's value, summed over its labels.
 fn metric(d: &Daemon<'_>, family: &str, with: &str) -> u64 {
@@ -147,73 +146,13 @@ fn many_views_of_a_file_are_one_copy_in_memory() {
     assert_eq!(metric(&d, "statelite_requests_total", "op=\"read\""), 0);
 }
 
-/// The litetree of node 1 is a file system whose server can be stopped: a view of its own.
-struct Hanging {
-    trees: [PathBuf; 2],
-    server: std::process::Child,
-}
-
-impl Hanging {
-    fn below(c: &Cluster) -> Self {
-        c.table(
-            "litetree",
-            "#priority,image,directory,mntopts\n\"1\",\"ALL\",\"@/trees/$node\",\n",
-        );
-        let (lower, upper, work) = (c.path("sl"), c.path("su"), c.path("sw"));
-        let trees = [1, 2].map(|node| c.path("trees").join(c.node(node)));
-        for made in [&lower, &upper, &work, &trees[0], &trees[1]] {
-            dir(made);
-        }
-        put(lower.join("home/early"), "tree\n");
-        put(lower.join("home/late"), "tree\n");
-        let server = c
-            .command(&["mount", "--foreground", "--lower"])
-            .arg(&lower)
-            .arg("--upper")
-            .arg(&upper)
-            .arg("--work")
-            .arg(&work)
-            .arg(&trees[0])
-            .spawn()
-            .unwrap();
-        let outside = crate::cluster::stat(c.path(".")).dev();
-        eventually("the litetree is mounted", || {
-            crate::cluster::stat(&trees[0]).dev() != outside
-        });
-        Self { trees, server }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.server), signal).unwrap();
-    }
-
-    /// Nobody uses it any more.
-    fn end(mut self) {
-        eventually("the litetree is unmounted", || {
-            rustix::mount::unmount(&self.trees[0], rustix::mount::UnmountFlags::empty()).is_ok()
-        });
-        assert!(self.server.wait().unwrap().success());
-    }
-}
-
-impl Drop for Hanging {
-    /// A failed test leaves no process that is stopped.
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.server.kill().ok();
-            rustix::mount::unmount(&self.trees[0], rustix::mount::UnmountFlags::DETACH).ok();
-            self.server.wait().ok();
-        }
-    }
-}
-
 #[test]
 fn a_store_that_hangs_stops_only_who_needs_it() {
     let c = Cluster::new(&[("/etc/x", "tmpfs"), ("/home/", "tmpfs")]);
     let hanging = Hanging::below(&c);
     let d = Daemon::start(&c);
     assert_eq!(text(d.at(1, "home/early")), "tree\n");
-    hanging.signal(Signal::STOP);
+    let stopped = hanging.stop();
     let stuck = {
         let path = d.at(1, "home/late");
         std::thread::spawn(move || std::fs::read_to_string(path))
@@ -233,7 +172,7 @@ fn a_store_that_hangs_stops_only_who_needs_it() {
         std::fs::read_to_string(d.at(2, "home/came")).is_ok_and(|t| t == "2\n")
     });
     assert!(!stuck.is_finished());
-    hanging.signal(Signal::CONT);
+    drop(stopped);
     assert_eq!(stuck.join().unwrap().unwrap(), "tree\n");
     drop(d);
     hanging.end();
@@ -251,7 +190,7 @@ fn a_reset_waits_for_a_root_that_hangs() {
     std::fs::write(d.at(1, "etc/x"), "mine\n").unwrap();
     assert_eq!(text(d.at(1, "home/early")), "tree\n");
     let worker = d.worker();
-    hanging.signal(Signal::STOP);
+    let stopped = hanging.stop();
     let stuck = {
         let path = d.at(1, "home/late");
         std::thread::spawn(move || std::fs::read_to_string(path))
@@ -277,7 +216,7 @@ fn a_reset_waits_for_a_root_that_hangs() {
         assert_eq!(d.status_of(1)["state"], "retrying");
     }
     assert_eq!(text(&upper), "mine\n", "a request may yet write there");
-    hanging.signal(Signal::CONT);
+    drop(stopped);
     // Its mount is gone, whatever the store says now.
     stuck.join().unwrap().unwrap_err();
     eventually("it is served again", || {
