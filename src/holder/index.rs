@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::MemfdFlags;
 
-use super::wire::OBJECT;
+use super::wire::is_object;
 use crate::sys::inherit;
 
 /// The first descriptor that is handed over (sd_listen_fds(3)).
@@ -51,9 +51,9 @@ fn name_of(mut number: u32) -> String {
     }
 }
 
-/// How much of the room it takes.
-fn size_of(number: u32) -> usize {
-    name_of(number).len() + 1
+/// How much of the room a name takes.
+fn size_of(name: &str) -> usize {
+    name.len() + 1
 }
 
 fn own_name(times: u64) -> String {
@@ -115,7 +115,7 @@ fn sort(handed: Vec<(String, OwnedFd)>) -> io::Result<(Vec<(String, OwnedFd)>, I
     for (name, key) in keys {
         if let (Some(descriptor), Ok(number)) = (kept.remove(name), number_of(name)) {
             index.names.insert(key.to_owned(), number);
-            index.taken += size_of(number);
+            index.taken += size_of(name);
             sorted.push((key.to_owned(), descriptor));
         }
     }
@@ -148,16 +148,16 @@ impl Index {
     pub(super) fn add(&mut self, key: &str) -> io::Result<Option<String>> {
         let next = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
         let number = self.free.last().copied().unwrap_or(next);
-        let room = match key.contains(OBJECT) {
+        let name = name_of(number);
+        let room = match is_object(key) {
             true => ROOM_FOR_OBJECTS,
             false => ROOM,
         };
-        if self.taken + size_of(number) > room {
+        if self.taken + size_of(&name) > room {
             return Ok(None);
         }
         self.free.pop();
-        self.taken += size_of(number);
-        let name = name_of(number);
+        self.taken += size_of(&name);
         self.names.insert(key.into(), number);
         self.write(&format!("+{name} {key}\n"))?;
         Ok(Some(name))
@@ -169,8 +169,8 @@ impl Index {
             return Ok(None);
         };
         self.free.push(number);
-        self.taken -= size_of(number);
         let name = name_of(number);
+        self.taken -= size_of(&name);
         self.write(&format!("-{name}\n"))?;
         Ok(Some(name))
     }

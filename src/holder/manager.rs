@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -72,29 +72,30 @@ impl Manager {
         if !self.keeps {
             return;
         }
-        let kept = descriptor.try_clone_to_owned().and_then(|copy| {
-            let name = self.index.add(key)?;
-            // The first time, and when it was written anew: before what it names.
-            let index = self.index.unkept()?;
-            Ok((name, copy, index))
-        });
-        match kept {
-            Ok((None, ..)) if self.is_full => {}
-            Ok((None, ..)) => {
+        if let Err(error) = self.try_keep(key, descriptor) {
+            eprintln!("statelite: holder: {key}: {error}");
+        }
+    }
+
+    fn try_keep(&mut self, key: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let copy = descriptor.try_clone_to_owned()?;
+        let name = self.index.add(key)?;
+        // The first time, and when it was written anew: before what it names.
+        if let Some((new, index, old)) = self.index.unkept()? {
+            self.store(&new, index);
+            self.tell(format!("FDSTOREREMOVE=1\nFDNAME={old}"));
+        }
+        match name {
+            Some(name) => self.store(&name, copy),
+            None if self.is_full => {}
+            None => {
                 self.is_full = true;
                 eprintln!(
                     "statelite: holder: the service manager has no room for {key} and what comes after it: none of that outlives this process"
                 );
             }
-            Ok((Some(name), copy, index)) => {
-                if let Some((new, descriptor, old)) = index {
-                    self.store(&new, descriptor);
-                    self.tell(format!("FDSTOREREMOVE=1\nFDNAME={old}"));
-                }
-                self.store(&name, copy);
-            }
-            Err(error) => eprintln!("statelite: holder: {key}: {error}"),
         }
+        Ok(())
     }
 
     /// It is not to look whether it is alive: what can't be polled it would refuse.
@@ -178,4 +179,52 @@ fn send(socket: &OwnedFd, text: &str, descriptor: Option<&OwnedFd>) -> Result<()
     }
     let parts = [IoSlice::new(text.as_bytes())];
     rustix::net::sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    /// What there is no room for is left out, and nothing else with it.
+    #[test]
+    fn an_index_that_was_written_anew_is_kept_also_when_there_is_no_room() {
+        let (ours, _theirs) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut manager = Manager {
+            socket: Some(ours.into()),
+            queue: VecDeque::new(),
+            index: Index::default(),
+            is_full: false,
+            keeps: true,
+            watchdog: None,
+        };
+        // Nobody reads: from here on all is queued.
+        while manager.queue.is_empty() {
+            manager.tell("STATUS=x");
+        }
+        let key = |n: u32| format!("session/cn{n}/1@2/device");
+        for n in 0..20_000 {
+            manager.index.add(&key(n)).unwrap().unwrap();
+        }
+        assert!(manager.index.unkept().unwrap().is_some());
+        let file = OwnedFd::from(tempfile::tempfile().unwrap());
+        let object = "session/cn1/1@2/object/7";
+        let is_kept = |manager: &Manager| {
+            let mut told = manager.queue.iter();
+            told.any(|(text, _)| text.starts_with("FDSTORE=1") && text.contains("FDNAME=index-2"))
+        };
+        for _ in 0..200_000 {
+            manager.index.remove(&key(7)).unwrap().unwrap();
+            manager.index.add(&key(7)).unwrap().unwrap();
+            manager.keep(object, file.as_fd());
+            if is_kept(&manager) {
+                break;
+            }
+        }
+        assert!(is_kept(&manager));
+        assert!(manager.is_full);
+        let objects = manager.queue.iter().filter(|(_, fd)| fd.is_some()).count();
+        assert_eq!(objects, 1, "the index alone");
+    }
 }

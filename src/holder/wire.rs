@@ -29,8 +29,19 @@ pub const OBJECT: &str = "object/";
 
 /// Need no service manager keep what is held under this key?
 pub fn is_passing(key: &str) -> bool {
-    key.split_inclusive('/').any(|part| part == PASSING)
+    has_part(key, PASSING)
 }
+
+/// Is this an object's key?
+pub fn is_object(key: &str) -> bool {
+    has_part(key, OBJECT)
+}
+
+/// Names of nodes may end so, and be no part by themselves.
+fn has_part(key: &str, wanted: &str) -> bool {
+    key.split_inclusive('/').any(|part| part == wanted)
+}
+
 /// The name of a worker's threads that tell the kernel of changes, and do nothing else. While they wait for a directory that
 /// somebody looks up a name in, no signal ends them, and the answer is the next worker's: nobody waits for them.
 pub const TELLS: &str = "statelite-tell";
