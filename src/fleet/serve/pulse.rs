@@ -9,6 +9,7 @@
 //! answered none for a while, are lost as well if no thread at all does what could answer them.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -29,20 +30,40 @@ const LOOKS: u32 = 3;
 /// A thread that has used more time between two looks is at work, whatever it does just now: 50 ms.
 const AT_WORK: u64 = 5;
 
-/// What is known of one session's requests.
-#[derive(Clone, Copy, Debug)]
-struct Flying {
-    answered: u64,
-    /// Since when none was answered.
-    since: Instant,
+/// What has stayed as it is, and since when that was seen.
+#[derive(Debug)]
+struct Still<K>(HashMap<K, (u64, Instant)>);
+
+impl<K: Copy + Eq + Hash> Still<K> {
+    /// What is there now: those that have stayed so for long.
+    fn look(&mut self, now: Instant, there: impl IntoIterator<Item = (K, u64)>) -> HashSet<K> {
+        let before = std::mem::take(&mut self.0);
+        let since = |key: &K, value: u64| match before.get(key) {
+            Some((same, since)) if *same == value => *since,
+            _ => now,
+        };
+        let there = there.into_iter();
+        let there = there.map(|(key, value)| (key, (value, since(&key, value))));
+        self.0 = there.collect();
+        let long = |since: Instant| now.saturating_duration_since(since) >= SUSPICIOUS;
+        let still = self.0.iter().filter(|(_, (_, since))| long(*since));
+        still.map(|(key, _)| *key).collect()
+    }
+}
+
+impl<K> Default for Still<K> {
+    fn default() -> Self {
+        Still(HashMap::new())
+    }
 }
 
 /// What was seen at the looks before.
 #[derive(Debug, Default)]
 struct Doubt {
-    sessions: HashMap<usize, Flying>,
-    /// The request that each thread is at, and since when it was seen.
-    serving: HashMap<u32, (u64, Instant)>,
+    /// How many requests each session has answered, where any is in flight.
+    sessions: Still<usize>,
+    /// The request that each thread is at.
+    serving: Still<u32>,
     threads: HashMap<u32, Thread>,
     /// So many looks in a row said: of the threads that are at a request for long, none will go on.
     held: u32,
@@ -53,40 +74,16 @@ struct Doubt {
 impl Doubt {
     /// Has any session had requests in flight, and answered none, for long?
     fn any_stuck(&mut self, now: Instant, sessions: &[Arc<metrics::Node>]) -> bool {
-        let mut before = std::mem::take(&mut self.sessions);
-        let mut stuck = false;
-        for session in sessions {
+        let flying = sessions.iter().filter_map(|session| {
             let (answered, flying) = session.progress();
-            if flying == 0 {
-                continue;
-            }
-            let key = Arc::as_ptr(session) as usize;
-            let known = before.remove(&key);
-            let known = known.filter(|known| known.answered == answered);
-            let flying = known.unwrap_or(Flying {
-                answered,
-                since: now,
-            });
-            stuck |= now.saturating_duration_since(flying.since) >= SUSPICIOUS;
-            self.sessions.insert(key, flying);
-        }
-        stuck
+            (flying > 0).then_some((Arc::as_ptr(session) as usize, answered))
+        });
+        !self.sessions.look(now, flying).is_empty()
     }
 
     /// The threads that have been at one request for long.
     fn held_up(&mut self, now: Instant, serving: Vec<(u32, u64)>) -> HashSet<u32> {
-        let before = std::mem::take(&mut self.serving);
-        let since = |thread: &u32, request: u64| match before.get(thread) {
-            Some((same, since)) if *same == request => *since,
-            _ => now,
-        };
-        let serving = serving.into_iter();
-        let serving = serving.map(|(thread, request)| (thread, (request, since(&thread, request))));
-        self.serving = serving.collect();
-        let long =
-            |(_, since): &(u64, Instant)| now.saturating_duration_since(*since) >= SUSPICIOUS;
-        let held = self.serving.iter().filter(|(_, at)| long(at));
-        held.map(|(thread, _)| *thread).collect()
+        self.serving.look(now, serving)
     }
 
     /// Is this the last of the looks that say that nothing will ever come?
@@ -97,25 +94,26 @@ impl Doubt {
         any_stuck: bool,
     ) -> bool {
         let before = std::mem::replace(&mut self.threads, threads);
-        let threads = || self.threads.iter();
-        let works = |(id, now): (&u32, &Thread)| match before.get(id) {
+        let works = |id: &u32, now: &Thread| match before.get(id) {
             Some(before) => may_answer(before, now),
             None => true,
         };
         let waits_in_a_call =
-            |(id, now): (&u32, &Thread)| now.doing == Doing::Unknown && before.get(id) == Some(now);
-        let goes_on = threads().any(|(id, now)| match held_up.contains(id) {
-            true => works((id, now)),
-            false => waits_in_a_call((id, now)),
+            |id: &u32, now: &Thread| now.doing == Doing::Unknown && before.get(id) == Some(now);
+        let mut threads = self.threads.iter();
+        let goes_on = threads.any(|(id, now)| match held_up.contains(id) {
+            true => works(id, now),
+            false => waits_in_a_call(id, now),
         });
-        let any_works = threads().any(works);
+        let any_works = self.threads.iter().any(|(id, now)| works(id, now));
         let again = |said: bool, looks: u32| if said { looks + 1 } else { 0 };
         self.held = again(!held_up.is_empty() && !goes_on, self.held);
         self.lost = again(any_stuck && !any_works, self.lost);
         self.held.max(self.lost) >= LOOKS
     }
 
-    fn is_none(&mut self) {
+    /// There is none now: the looks in a row begin anew.
+    fn ends(&mut self) {
         self.threads.clear();
         (self.held, self.lost) = (0, 0);
     }
@@ -181,7 +179,7 @@ fn run(pulse: &Pulse, link: &Link) {
         let stuck = doubt.any_stuck(now, &sessions);
         let held_up = doubt.held_up(now, serving::now());
         if !stuck && held_up.is_empty() {
-            doubt.is_none();
+            doubt.ends();
             continue;
         }
         match threads::others(TELLS).map(|threads| doubt.hopeless(threads, &held_up, stuck)) {
