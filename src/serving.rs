@@ -7,6 +7,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use crate::sys::threads;
+
 /// A thread's requests: odd while it serves one.
 #[derive(Debug)]
 struct Requests {
@@ -18,11 +20,11 @@ static THREADS: Mutex<Vec<Weak<Requests>>> = Mutex::new(Vec::new());
 
 thread_local! {
     static OWN: Arc<Requests> = {
-        let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
-        let own = Arc::new(Requests { thread, count: AtomicU64::new(0) });
-        let mut threads = THREADS.lock();
-        threads.retain(|thread| thread.strong_count() > 0);
-        threads.push(Arc::downgrade(&own));
+        let (thread, count) = (threads::own(), AtomicU64::new(0));
+        let own = Arc::new(Requests { thread, count });
+        let mut known = THREADS.lock();
+        known.retain(|thread| thread.strong_count() > 0);
+        known.push(Arc::downgrade(&own));
         own
     };
 }
@@ -46,9 +48,9 @@ fn count() {
 
 /// The threads that serve a request just now, and which: the number tells one of a thread's requests from the next.
 pub(crate) fn now() -> Vec<(u32, u64)> {
-    let threads = THREADS.lock();
-    let threads = threads.iter().filter_map(Weak::upgrade);
-    let serving = threads.map(|requests| (requests.thread, requests.count.load(Ordering::Relaxed)));
+    let known = THREADS.lock();
+    let known = known.iter().filter_map(Weak::upgrade);
+    let serving = known.map(|requests| (requests.thread, requests.count.load(Ordering::Relaxed)));
     serving.filter(|(_, count)| count % 2 == 1).collect()
 }
 
@@ -62,10 +64,7 @@ mod tests {
         let (told, tell) = channel();
         let (go, goes) = channel::<()>();
         let thread = std::thread::spawn(move || {
-            let own = rustix::thread::gettid()
-                .as_raw_nonzero()
-                .get()
-                .cast_unsigned();
+            let own = threads::own();
             told.send(own).unwrap();
             for _ in 0..2 {
                 goes.recv().unwrap();

@@ -29,18 +29,24 @@ pub struct Thread {
     pub waits: u64,
 }
 
+/// The id of the thread that asks.
+pub fn own() -> u32 {
+    let own = rustix::thread::gettid();
+    own.as_raw_nonzero().get().cast_unsigned()
+}
+
 /// All threads but the one that asks, by their ids. Those named `tells` write for no store: what they
 /// wait for in a write is other threads' answers.
 ///
 /// # Errors
 /// What listing them answers; one that has ended meanwhile is left out.
 pub fn others(tells: &str) -> io::Result<HashMap<u32, Thread>> {
-    let own = rustix::thread::gettid().as_raw_nonzero().get();
+    let own = own();
     let mut threads = HashMap::new();
     for entry in std::fs::read_dir("/proc/self/task")? {
         let entry = entry?;
         let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
-        let Some(id) = id.filter(|id| *id != own.cast_unsigned()) else {
+        let Some(id) = id.filter(|id| *id != own) else {
             continue;
         };
         if let Ok(thread) = look(&entry.path(), tells) {

@@ -128,17 +128,17 @@ impl Exporter {
         if !matches!(written.to, Some((Server::Kernel, _))) {
             return false;
         }
-        if written.forgot.is_none_or(|forgot| forgot < since) {
-            match nfs::forget(FORGETTING) {
-                Ok(true) => written.forgot = Some(Instant::now()),
-                Ok(false) => return false,
-                Err(error) => {
-                    tracing::warn!(%error, "the kernel's NFS server may still hold a root that is not exported any more");
-                    return false;
-                }
-            }
+        if written.forgot.is_some_and(|forgot| forgot >= since) {
+            return true;
         }
-        true
+        let forgot = nfs::forget(FORGETTING).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the kernel's NFS server may still hold a root that is not exported any more");
+            false
+        });
+        if forgot {
+            written.forgot = Some(Instant::now());
+        }
+        forgot
     }
 
     /// Other tables, or another configuration.
@@ -151,13 +151,15 @@ impl Exporter {
     pub(super) fn status(&self) -> Option<ExportStatus> {
         let writing = self.writing.try_lock().is_none();
         let state = self.state.lock();
-        let mut status = state.status.clone().or_else(|| {
-            server(&state.loaded.config).map(|server| ExportStatus {
-                file: server.file(&state.loaded.config).to_owned(),
+        let unwritten = || {
+            let (_, file) = target(&state.loaded.config)?;
+            Some(ExportStatus {
+                file,
                 nodes: 0,
                 error: None,
             })
-        })?;
+        };
+        let mut status = state.status.clone().or_else(unwritten)?;
         if (writing || state.dirty) && status.error.is_none() {
             status.error = Some("they are being written".into());
         }
@@ -175,7 +177,7 @@ impl Exporter {
             (state.loaded.clone(), state.mounted.clone())
         };
         let config = &loaded.config;
-        let to = server(config).map(|server| (server, server.file(config).to_owned()));
+        let to = target(config);
         let went = bring_into_step(&mut written, &to, &loaded, mounted);
         let mut state = self.state.lock();
         let (problems, error) = match went {
@@ -226,12 +228,14 @@ pub(super) fn run(fleet: &Arc<Fleet>) {
     }
 }
 
-fn server(config: &Config) -> Option<Server> {
-    match config.export {
-        Export::None => None,
-        Export::Exports => Some(Server::Kernel),
-        Export::Ganesha => Some(Server::Ganesha),
-    }
+/// Who is told, and by which file.
+fn target(config: &Config) -> Option<(Server, PathBuf)> {
+    let server = match config.export {
+        Export::None => return None,
+        Export::Exports => Server::Kernel,
+        Export::Ganesha => Server::Ganesha,
+    };
+    Some((server, server.file(config).to_owned()))
 }
 
 fn bring_into_step(
