@@ -303,6 +303,15 @@ def across(what):
     return test
 
 
+def name_of(what):
+    """Of a check of [`across`]: what NFSv4's server holds open is lost where its root goes, and keeps it from going."""
+    if holds and what == "remount":
+        return "held while a remount is refused"
+    if holds and what == "restart":
+        return "names across restart, open files are lost"
+    return "held across " + what
+
+
 def in_use():
     """The command's exit code for that."""
     went = subprocess.run([*event, "umount"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -396,9 +405,7 @@ check("10,000 files", many)
 check("a directory of 20,000 names that changes meanwhile", listing)
 check("locks of two processes", locks)
 for what in ["nothing", "drop-caches", "reload", "replace", "upgrade"] + ["remount", "restart"] * (not stays):
-    refused = holds and what == "remount"
-    lost = holds and what == "restart"
-    check("held while a remount is refused" if refused else "names across restart, open files are lost" if lost else "held across " + what, across(what))
+    check(name_of(what), across(what))
 if not holds and not stays:
     check("a lock is let go of", lock_let_go)
 check("held across a copy-up", copy_up)

@@ -3,6 +3,8 @@
 set -euo pipefail
 . "$(dirname "$0")/one-node.sh"
 ended() { ! pidof statelite; }
+# The daemon's end, waited for.
+ends() { kill "$(pidof statelite)"; patiently 60 ended; }
 # replaced PID: another one serves.
 replaced() { local now; now=$(pidof statelite-work) && [ "$now" != "$1" ] && statelite status; }
 cd $roots/cn1
@@ -13,16 +15,16 @@ case $1 in
   umount) cd /; statelite umount cn1 ;;
   # Right after use, and again a moment later: what the kernel's server keeps then goes with the export.
   remount) cd /; for _ in 1 2; do statelite umount cn1; statelite mount cn1; done ;;
-  restart) cd /; kill "$(pidof statelite)"; patiently 60 ended; serves ;;
+  # A return is the end of the server that has taken over: the first one has its node again.
+  restart | return) cd /; ends; serves ;;
   # The first server ends, and another one has its node: copies of tables and image, the same store, roots and tmpfs of its own.
   takeover)
-    cd /; kill "$(pidof statelite)"; patiently 60 ended
+    cd /; ends
     two=/run/two; mkdir -p $two; cp -a /etc/statelite/tables $two/; cp -a /srv/image /srv/copy
     sed -i 's,/srv/image,/srv/copy,' $two/tables/linuximage.csv
     { cat /etc/statelite/statelite.toml; for key in tables root tmpfs_dir control; do echo "$key = \"$two/$key\""; done; } >$two/statelite.toml
     statelite --config $two/statelite.toml serve >>/run/serve.log 2>&1 &
     patiently 120 statelite --config $two/statelite.toml status ;;
-  return) cd /; kill "$(pidof statelite)"; patiently 60 ended; serves ;;
   # A rule more, or one less: each is a change.
   reload)
     row='ALL,/var/tmp/,persistent' file=/etc/statelite/tables/litefile.csv
